@@ -1,0 +1,401 @@
+"""The YAML of an experiment: every section, typed, strict, documented under each field. Loads no torch.
+
+A misspelt key is an error that names its dotted path and the nearest key that exists. Values are coerced by
+annotation, so `6e-4` is a number and `60` a text wherever the schema says so.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from flashtrader.errors import ConfigError
+from flashtrader.interval import CalendarName, IntervalCode
+
+
+def utc(moment: object) -> object:
+    """Return a date or ISO text as a UTC time; leave anything else to the schema."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            raise ValueError(f"{moment!r} is not a date such as 2024-01-31 or 2024-01-31T12:00") from None
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if isinstance(moment, datetime):
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment
+
+
+def _unique(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is listed twice")
+    return symbols
+
+
+UtcTime = Annotated[datetime, BeforeValidator(utc)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Symbols = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
+SourceName = Literal["bybit", "yahoo", "file", "simulated"]
+
+
+class Section(BaseModel):
+    """One section of the YAML file."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+
+class DataConfig(Section):
+    """Which stored bars the experiment uses."""
+
+    symbols: Symbols
+    """Markets, in the order of the forecasts' columns."""
+    source: SourceName = "bybit"
+    """Where `fetch` got them from."""
+    category: Literal["linear", "spot"] = "linear"
+    """Bybit only: USDT perpetuals or the spot market."""
+    noise_only: bool = False
+    """Simulated only: the twin market in which nothing can be forecast."""
+    interval: Annotated[IntervalCode, BeforeValidator(str)] = "60"
+    """Bar length: minutes, or D, W, M."""
+    start: UtcTime | None = None
+    """First bar; null is the oldest one stored."""
+    end: UtcTime | None = None
+    """Bars that open before this time; null is everything stored."""
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> Self:
+        if self.start and self.end and self.start >= self.end:
+            raise ValueError(f"start {self.start:%Y-%m-%d %H:%M} is not before end {self.end:%Y-%m-%d %H:%M}")
+        return self
+
+
+class TargetConfig(Section):
+    """What is forecast at the close of every bar."""
+
+    kind: Literal["log_return"] = "log_return"
+    """log(close[i + horizon] / close[i])."""
+    horizon_bars: PositiveInt = 24
+    """Bars from the decision to the outcome."""
+
+
+class PanelConfig(Section):
+    """What the model sees of each market at every bar."""
+
+    features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] = (
+        "log_return",
+        "volatility_24",
+        "volume_ratio_24",
+        "price_ratio_24",
+        "rsi_14",
+    )
+    """Causal features; a number in a name is its window in bars."""
+    target: TargetConfig = TargetConfig()
+    """What is forecast."""
+    max_gap_bars: NonNegativeInt = 3
+    """Missing bars in a row that features, targets and segments may bridge; a longer outage splits the history."""
+    clip: PositiveFloat = 10.0
+    """Scaled features are limited to this many standard deviations either way."""
+
+
+class SplitConfig(Section):
+    """How the history is divided by time: training, then validation, then test."""
+
+    validation: Fraction | UtcTime = 0.15
+    """Share of the bars, or the date on which validation begins."""
+    test: Fraction | UtcTime = 0.15
+    """Share of the bars, or the date on which the test begins."""
+    embargo_bars: NonNegativeInt = 0
+    """Bars dropped before each boundary beside those whose target reaches across it."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        match self.validation, self.test:
+            case float(), float() if self.validation + self.test >= 1:
+                raise ValueError("validation and test leave no bars for training: their sum must be below 1")
+            case datetime(), datetime() if self.validation >= self.test:
+                raise ValueError("validation must begin before test")
+            case (float(), datetime()) | (datetime(), float()):
+                raise ValueError("give validation and test both as fractions or both as dates")
+        return self
+
+
+class ModelConfig(Section):
+    """The transformer."""
+
+    family: Literal["returns"] = "returns"
+    """How tokens are made and what is predicted."""
+    context_bars: PositiveInt | None = 512
+    """Sliding window: each layer attends to this many bars, its own included; null is the whole segment."""
+    width: PositiveInt = 64
+    """Features of a token."""
+    layers: PositiveInt = 4
+    """Transformer blocks."""
+    heads: PositiveInt = 8
+    """Attention heads; they divide the width, and each gets an even share."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the output of each block's branches; never inside attention, where it would switch the fused kernels off."""
+    attention: str = "auto"
+    """Backend: auto, or one of those that `flashtrader bench attention` lists."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        if self.width // self.heads % 2:
+            raise ValueError(f"width / heads is {self.width // self.heads}, but rotary positions need an even number")
+        return self
+
+
+class TrainingConfig(Section):
+    """The training loop."""
+
+    segment_bars: PositiveInt = 2_048
+    """Bars in one segment; every one after the warm-up carries a label."""
+    warmup_bars: NonNegativeInt | None = None
+    """Leading bars of a segment that only give context; null is the context, at most half the segment."""
+    batch_size: PositiveInt = 8
+    """Segments in one step."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients make one step."""
+    max_steps: PositiveInt = 2_000
+    """Optimiser steps."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak of the schedule."""
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    """Cosine decay to a tenth of the peak, or halving whenever the validation loss stalls."""
+    schedule_warmup_steps: NonNegativeInt = 100
+    """Steps over which the learning rate rises to its peak."""
+    plateau_patience: PositiveInt = 3
+    """Evaluations without a better validation loss before the plateau schedule halves the rate."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's decay of matrices; biases, norms and embeddings are left alone."""
+    clip_norm: PositiveFloat = 1.0
+    """Longest gradient that is applied whole."""
+    loss: Literal["huber", "mse"] = "huber"
+    """On targets in units of their training standard deviation."""
+    evaluate_every: PositiveInt = 100
+    """Steps between evaluations on the validation bars."""
+    patience: PositiveInt | None = None
+    """Evaluations without a better validation loss before training stops; null never stops early."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast; auto is bf16 on a GPU and fp32 on a CPU, where bf16 is slower."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU that is there."""
+    seed: NonNegativeInt = 0
+    """Of the weights, the segments and dropout."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tracking`)."""
+
+    @model_validator(mode="after")
+    def _labels_remain(self) -> Self:
+        if self.warmup_bars is not None and self.warmup_bars >= self.segment_bars:
+            raise ValueError(f"warmup_bars ({self.warmup_bars}) must be below segment_bars ({self.segment_bars})")
+        return self
+
+
+class TanhPolicy(Section):
+    """Target weight = max_weight · tanh(scale · forecast)."""
+
+    kind: Literal["tanh"]
+    """This policy's name."""
+    scale: PositiveFloat = 10.0
+    """How fast the weight grows with the forecast."""
+    max_weight: Annotated[float, Field(gt=0)] = 0.25
+    """Largest weight of one market, as a fraction of equity."""
+
+
+class ThresholdPolicy(Section):
+    """Long above one forecast, short below another, flat between."""
+
+    kind: Literal["threshold"]
+    """This policy's name."""
+    long_above: float = 0.0
+    """Forecasts above this are bought."""
+    short_below: float | None = None
+    """Forecasts below this are sold short; null never sells short."""
+    weight: Annotated[float, Field(gt=0)] = 0.25
+    """Size of a position, as a fraction of equity."""
+
+    @model_validator(mode="after")
+    def _flat_zone(self) -> Self:
+        if self.short_below is not None and self.short_below > self.long_above:
+            raise ValueError("short_below must not exceed long_above")
+        return self
+
+
+PolicyConfig = Annotated[TanhPolicy | ThresholdPolicy, Field(discriminator="kind")]
+
+
+class BacktestConfig(Section):
+    """How target weights become money."""
+
+    initial_equity: PositiveFloat = 100_000.0
+    """Currency at the first bar."""
+    fill: Literal["next_open", "close"] = "next_open"
+    """Price of a trade decided at a bar: the next bar's open, or that very bar's close."""
+    fee_bps: NonNegativeFloat = 5.5
+    """Exchange fee in basis points of traded value, each side."""
+    slippage_bps: NonNegativeFloat = 2.0
+    """Spread and impact in basis points of traded value, each side."""
+    no_trade_band: NonNegativeFloat = 0.0
+    """Trades smaller than this fraction of equity are left out."""
+    max_gross: PositiveFloat = 1.0
+    """Largest sum of absolute weights; a larger row is scaled down to it."""
+    funding_rate: float | None = None
+    """Rate that longs pay to shorts every eight hours; null charges none, and the report says so."""
+    calendar: CalendarName = "24/7"
+    """Trading time that annualises results."""
+
+
+class Experiment(Section):
+    """One YAML file: one experiment."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run directory; the file's own name unless given."""
+    data: DataConfig
+    """Which stored bars."""
+    panel: PanelConfig = PanelConfig()
+    """What the model sees."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and test by time."""
+    model: ModelConfig = ModelConfig()
+    """The transformer."""
+    training: TrainingConfig = TrainingConfig()
+    """The training loop."""
+    policy: PolicyConfig = TanhPolicy(kind="tanh")
+    """From forecasts to target weights."""
+    backtest: BacktestConfig = BacktestConfig()
+    """From target weights to money."""
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _tanh_unless_named(cls, policy: object) -> object:
+        return {"kind": "tanh", **policy} if isinstance(policy, dict) else policy
+
+    @property
+    def context_bars(self) -> int:
+        """Bars that each layer sees at most, in training and in forecasting."""
+        return min(self.model.context_bars or self.training.segment_bars, self.training.segment_bars)
+
+    @property
+    def warmup_bars(self) -> int:
+        """Leading bars of a segment, or of a history, without a label or a forecast."""
+        if self.training.warmup_bars is not None:
+            return self.training.warmup_bars
+        return min(self.context_bars, self.training.segment_bars // 2)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment that a YAML file and `section.key=value` overrides describe.
+
+    Raises ConfigError, naming the file and the dotted path, for anything the schema does not take.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror or error}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
+    settings = _parse_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected sections such as `data:` and `model:`, found {type(settings).__name__}")
+    settings.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(settings, override)
+    return validate(settings, str(path))
+
+
+def validate(settings: dict[str, Any], where: str) -> Experiment:
+    """Return `settings` as an experiment. Raises ConfigError that begins with `where`."""
+    try:
+        return Experiment.model_validate(settings)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """Return the whole experiment, defaults included, as YAML that `load_config` reads back."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    *sections, key = path.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section")
+    settings[key] = _parse_yaml(text, f"--set {override}")
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"] if _is_key(part))
+    match problem["type"]:
+        case "extra_forbidden":
+            others = [key for key in known_keys() if key != path]
+            nearest = difflib.get_close_matches(path, others, n=1, cutoff=0.0)
+            return f"{path}: unknown key; the nearest is {nearest[0]}"
+        case "missing":
+            return f"{path}: missing; it has no default"
+        case "value_error":
+            return f"{path}: {problem['ctx']['error']}"
+        case _:
+            return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _is_key(part: str | int) -> bool:
+    """Tell a key or position in the YAML from pydantic's names for the alternatives of a union."""
+    return isinstance(part, int) or (part.isidentifier() and part not in ("tanh", "threshold"))
+
+
+def known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every key of the schema."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections_of(field.annotation):
+            yield from known_keys(inner, f"{prefix}{name}.")
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections_of(part)]

@@ -1,0 +1,48 @@
+"""Every error that a user can cause.
+
+FlashtraderError          exit 1   the work failed
+├── ConfigError           exit 2   a config, option or file path asks for something impossible
+├── DataError             exit 1   bars, forecasts or weights that can't be used as they are
+├── SourceError           exit 1   an exchange or file did not deliver
+│   └── UnknownSymbolError  exit 2   the exchange does not list what was asked for
+├── BackendError          exit 2   an attention backend asked for by name can't run
+└── TrainingError         exit 1   training can't go on, or a checkpoint can't be used
+
+A message is one line: what is wrong, where, and what to do.
+"""
+
+
+class FlashtraderError(Exception):
+    """Base of every error that is shown to the user without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(FlashtraderError):
+    """The request can't be carried out as written."""
+
+    exit_code = 2
+
+
+class DataError(FlashtraderError):
+    """Bars, forecasts or weights are missing, damaged or inconsistent."""
+
+
+class SourceError(FlashtraderError):
+    """A source of market data refused, failed or answered nonsense."""
+
+
+class UnknownSymbolError(SourceError):
+    """The source does not know the symbol or interval that was asked for."""
+
+    exit_code = 2
+
+
+class BackendError(FlashtraderError):
+    """An attention backend that was asked for by name can't run this call."""
+
+    exit_code = 2
+
+
+class TrainingError(FlashtraderError):
+    """Training can't go on, or a checkpoint can't be used."""

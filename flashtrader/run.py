@@ -1,0 +1,96 @@
+"""The run directory: everything that came of one experiment, and the manifest that reproduces it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flashtrader.config import Experiment, load_config, to_yaml
+from flashtrader.errors import ConfigError
+from flashtrader.files import read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. The files' names are a contract with users' scripts."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def experiment(self) -> Experiment:
+        """The resolved experiment, as it was trained."""
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Data fingerprints, split boundaries, seed, versions, device, attention backend."""
+        manifest: dict[str, Any] = read_json(self.path / "manifest.json")
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest."""
+        write_json(self.path / "manifest.json", manifest)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds `best` and `last`."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: steps and evaluations."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def forecasts(self) -> Path:
+        """What `predict` wrote last."""
+        return self.path / "forecasts.parquet"
+
+
+def create_run(runs_dir: Path, experiment: Experiment) -> Run:
+    """Make the next free directory `<experiment>-001`, `-002`, … and write the resolved config to it."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    taken = [int(match[1]) for path in runs_dir.iterdir() if (match := _numbered(experiment.name, path.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        run = Run(runs_dir / f"{experiment.name}-{number:03d}")
+        try:
+            run.path.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        write_text(run.path / "config.yaml", to_yaml(experiment))
+        return run
+
+
+def find_run(runs_dir: Path, name: str | None = None) -> Run:
+    """Return a run by its name or path, or the newest one. Raises ConfigError when there is none."""
+    if name is not None:
+        for path in (Path(name), runs_dir / name):
+            if (path / "config.yaml").is_file():
+                return Run(path)
+        raise ConfigError(f"no run {name!r} here or in {runs_dir}{_known(runs_dir)}")
+    runs = _runs(runs_dir)
+    if not runs:
+        raise ConfigError(f"no run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
+    return Run(runs[-1])
+
+
+def _numbered(experiment: str, directory: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"{re.escape(experiment)}-(\d+)", directory)
+
+
+def _runs(runs_dir: Path) -> list[Path]:
+    """Return the run directories, oldest first."""
+    configs = runs_dir.glob("*/config.yaml")
+    return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime_ns)]
+
+
+def _known(runs_dir: Path) -> str:
+    names = [path.name for path in _runs(runs_dir)[-5:]]
+    return f"; the newest are {', '.join(names)}" if names else ""
