@@ -1,0 +1,1 @@
+"""Bars and the places they come from: from an exchange to disk."""
