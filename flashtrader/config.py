@@ -351,8 +351,9 @@ def _parse_yaml(text: str, where: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}: not valid YAML ({line}{problem})") from None
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:

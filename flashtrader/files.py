@@ -53,6 +53,17 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: damaged, not readable as JSON ({error})") from None
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one on each line; a last line that was cut off is left out."""
+    try:
+        *whole, _cut = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in whole]
+    except FileNotFoundError:
+        return []
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: damaged, not readable as lines of JSON ({error})") from None
+
+
 def finite(value: Any) -> Any:
     """Return `value` with every float that JSON can't hold replaced by None."""
     if isinstance(value, float):

@@ -69,15 +69,15 @@ def create_run(runs_dir: Path, experiment: Experiment) -> Run:
 
 
 def find_run(runs_dir: Path, name: str | None = None) -> Run:
-    """Return a run by its name or path, or the newest one. Raises ConfigError when there is none."""
+    """Return a run by its name or path, or the newest trained one. Raises ConfigError when there is none."""
     if name is not None:
         for path in (Path(name), runs_dir / name):
             if (path / "config.yaml").is_file():
                 return Run(path)
         raise ConfigError(f"no run {name!r} here or in {runs_dir}{_known(runs_dir)}")
-    runs = _runs(runs_dir)
+    runs = _trained(runs_dir)
     if not runs:
-        raise ConfigError(f"no run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
+        raise ConfigError(f"no trained run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
     return Run(runs[-1])
 
 
@@ -85,12 +85,12 @@ def _numbered(experiment: str, directory: str) -> re.Match[str] | None:
     return re.fullmatch(rf"{re.escape(experiment)}-(\d+)", directory)
 
 
-def _runs(runs_dir: Path) -> list[Path]:
-    """Return the run directories, oldest first."""
-    configs = runs_dir.glob("*/config.yaml")
-    return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime_ns)]
+def _trained(runs_dir: Path) -> list[Path]:
+    """Return the directories of trained runs, oldest first."""
+    manifests = runs_dir.glob("*/manifest.json")
+    return [manifest.parent for manifest in sorted(manifests, key=lambda manifest: manifest.stat().st_mtime_ns)]
 
 
 def _known(runs_dir: Path) -> str:
-    names = [path.name for path in _runs(runs_dir)[-5:]]
+    names = [path.name for path in _trained(runs_dir)[-5:]]
     return f"; the newest are {', '.join(names)}" if names else ""

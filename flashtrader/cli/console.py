@@ -1,0 +1,69 @@
+"""What every command shares: options, tables, progress, `--json`, and how an error ends."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Where market data is stored.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are written.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
+]
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The experiment's YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: section.key=value; may be repeated.", show_default=False),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", "-r", help="A run's name or path; the newest one unless given.", show_default=False),
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for people to read; the first column is text, the others are right-aligned."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes: Sequence[str] = ()) -> None:
+    """Print a command's result: as tables and notes, or as one JSON object."""
+    if as_json:
+        from flashtrader.files import finite
+
+        typer.echo(json.dumps(finite(payload), indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(highlight=False)
+    for table in tables:
+        drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="")
+        for index, column in enumerate(table.columns):
+            drawn.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)
+
+
+def say(line: str) -> None:
+    """Print a line of progress or explanation on standard error."""
+    typer.echo(line, err=True)
+
+
+def fail(error: Exception, exit_code: int) -> None:
+    """Say on one line what went wrong, and end the process."""
+    say("error: " + " ".join(str(error).split()))
+    sys.exit(exit_code)

@@ -1,0 +1,134 @@
+"""`flashtrader train`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
+
+if TYPE_CHECKING:
+    from flashtrader.config import Experiment
+    from flashtrader.training.budget import Budget
+    from flashtrader.training.loop import TrainingSummary
+
+
+def train(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with this run from its last checkpoint.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; train nothing.")] = False,
+    data_dir: DataDir = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train the model that a config describes."""
+    from flashtrader.config import load_config
+    from flashtrader.errors import ConfigError
+    from flashtrader.run import find_run
+
+    if (config is None) == (resume is None):
+        raise ConfigError("give --config X.yaml to train anew, or --resume RUN to go on with a run, and not both")
+    if resume is not None:
+        run = find_run(runs_dir, resume)
+        experiment = load_config(run.path / "config.yaml", overrides or [])
+    elif config is not None:
+        experiment = load_config(config, overrides or [])
+
+    if dry_run:
+        from flashtrader.training.budget import estimate
+
+        return _show_budget(estimate(experiment), as_json)
+
+    from flashtrader.training.loop import resume_training, train_model
+
+    with _Progress(experiment) as progress:
+        if resume is not None:
+            summary = resume_training(experiment, data_dir, run, progress.update)
+        else:
+            summary = train_model(experiment, data_dir, runs_dir, progress.update)
+
+    from flashtrader.report.plots import save_loss_curves
+
+    save_loss_curves(summary.run.metrics, summary.run.path / "loss.png")
+    _show_summary(summary, as_json)
+    if summary.stopped == "interrupted":
+        say(f"stopped at step {summary.steps}; go on with: flashtrader train --resume {summary.run.path}")
+        sys.exit(130)
+    return None
+
+
+def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
+    rows = [
+        ("steps", f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
+        ("best step", f"{summary.best_step:,}"),
+        ("validation loss", f"{summary.validation_loss:.5f}"),
+        ("validation IC", f"{summary.validation_ic:+.4f}"),
+        ("time", f"{summary.seconds:.0f} s"),
+    ]
+    payload = {
+        "run": str(summary.run.path),
+        "steps": summary.steps,
+        "best_step": summary.best_step,
+        "validation_loss": summary.validation_loss,
+        "validation_ic": summary.validation_ic,
+        "seconds": summary.seconds,
+        "stopped": summary.stopped,
+    }
+    show([Table(f"Trained {summary.run.path}", ("", "value"), rows)], payload, as_json)
+
+
+def _show_budget(budget: "Budget", as_json: bool) -> None:
+    rows = [
+        ("parameters", f"{budget.parameters:,}"),
+        ("tokens in a step", f"{budget.tokens_per_step:,}"),
+        ("labels in a step", f"{budget.labels_per_step:,}"),
+        ("attention backend", budget.attention),
+        ("peak memory, estimated", f"{budget.peak_bytes / 2**20:,.0f} MiB"),
+        ("time of a step, measured", f"{budget.step_seconds:.3f} s"),
+        (f"time of {budget.steps:,} steps", f"{budget.total_seconds / 60:.1f} min"),
+    ]
+    show([Table("What training would cost", ("", "value"), rows)], budget.as_dict(), as_json)
+
+
+class _Progress:
+    """A live bar where standard error is a terminal, and a line for every evaluation elsewhere."""
+
+    def __init__(self, experiment: "Experiment") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._total = experiment.training.max_steps
+        self._seen: dict[str, float] = {}
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=self._total, status="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, metrics: dict[str, Any]) -> None:
+        """Show the metrics of one step."""
+        self._seen |= metrics
+        seen = self._seen
+        status = f"loss {seen['train_loss']:.4f}  {seen['bars_per_second']:,.0f} bars/s"
+        if "validation_ic" in seen:
+            status += f"  validation loss {seen['validation_loss']:.4f} IC {seen['validation_ic']:+.4f}"
+        self._bar.update(self._task, completed=metrics["step"], status=status)
+        if "validation_ic" in metrics and not self._console.is_terminal:
+            say(f"step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")

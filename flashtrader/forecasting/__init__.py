@@ -1,0 +1,1 @@
+"""A trained model over any history, and how good its forecasts were."""

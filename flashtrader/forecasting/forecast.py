@@ -1,0 +1,89 @@
+"""A trained run and bars → forecasts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.errors import DataError
+from flashtrader.files import replacing
+from flashtrader.forecasting.scores import Score, score_forecasts
+from flashtrader.interval import Interval
+from flashtrader.market.store import load_bars
+from flashtrader.models.families import load_model
+from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.stream import forecast_rows
+from flashtrader.panel.panel import Panel, build_panel
+from flashtrader.panel.splits import Rows, split_at
+from flashtrader.run import Run
+
+Part = Literal["test", "all", "latest"]
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What a run forecast.
+
+    forecasts, outcomes: index `time` (the decision bar's opening time, UTC), a column per symbol, log return over the
+    horizon; an outcome that is not known yet is NaN.
+    """
+
+    run: Run
+    horizon_bars: int
+    forecasts: pd.DataFrame
+    outcomes: pd.DataFrame
+
+    @property
+    def scores(self) -> list[Score]:
+        """The score of each symbol."""
+        return score_forecasts(self.forecasts, self.outcomes, self.horizon_bars)
+
+
+def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
+    """Forecast stored bars with a run's best model and its scaler.
+
+    part: `test` is every bar from the run's test boundary on, bars fetched since included; `all` is every bar that
+    has enough before it, training bars included; `latest` is the newest closed bar.
+    Raises DataError when bars are missing, TrainingError when the checkpoint is missing or damaged.
+    """
+    experiment = run.experiment
+    panel = build_panel(load_bars(experiment.data, data_dir), Interval(experiment.data.interval), experiment.panel)
+    model = load_model(run.checkpoints / "best.safetensors", experiment, len(panel.feature_names))
+    device = pick_device(experiment.training)
+    rows = _rows(run, panel, part)
+    with autocast(experiment.training, device):
+        values = forecast_rows(model.to(device), panel, rows, experiment.warmup_bars)
+    if not np.isfinite(values).any():
+        raise DataError(
+            f"{run.path}: none of the {rows.stop - rows.start} bars asked for has the {experiment.warmup_bars} bars "
+            f"before it that a forecast needs; fetch more history into {data_dir}"
+        )
+    return Forecasts(
+        run=run,
+        horizon_bars=experiment.panel.target.horizon_bars,
+        forecasts=_table(panel, rows, values),
+        outcomes=_table(panel, rows, panel.targets[rows.start : rows.stop]),
+    )
+
+
+def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:
+    """Replace `path` by the forecasts as Parquet, in one step."""
+    with replacing(path) as temporary:
+        forecasts.to_parquet(temporary)
+
+
+def _rows(run: Run, panel: Panel, part: Part) -> Rows:
+    match part:
+        case "all":
+            return Rows(0, len(panel.timestamps))
+        case "latest":
+            return Rows(len(panel.timestamps) - 1, len(panel.timestamps))
+        case "test":
+            return split_at(panel, run.boundaries).test
+
+
+def _table(panel: Panel, rows: Rows, values_TK: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pd.DataFrame:
+    times = pd.to_datetime(panel.timestamps[rows.start : rows.stop], unit="ms", utc=True).rename("time")
+    return pd.DataFrame(values_TK.astype(np.float64), index=times, columns=list(panel.symbols))

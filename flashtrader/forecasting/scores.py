@@ -1,0 +1,99 @@
+"""How good forecasts were: beside persistence, and with errors that know that horizons overlap."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from flashtrader.training.objectives import information_coefficient
+
+
+@dataclass(frozen=True)
+class Score:
+    """Skill of one market's forecasts of log returns over a horizon.
+
+    `ic` is the Pearson correlation of forecast and outcome, `ic_error` its standard error with overlapping horizons
+    allowed for, `ic_stride_mean` the mean over the strides that do not overlap. `r2` and `skill` are against
+    forecasting no change (persistence of the price): 0 is no better, and negative worse.
+    """
+
+    symbol: str
+    bars: int
+    ic: float
+    ic_error: float
+    ic_stride_mean: float
+    rank_ic: float
+    r2: float
+    rmse: float
+    mae: float
+    skill: float
+    """1 − MAE / MAE of persistence."""
+    direction: float
+    """Share of bars whose sign was right, of those that moved."""
+
+
+def score_forecasts(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: int) -> list[Score]:
+    """Return the score of each column; bars without forecast or outcome do not count.
+
+    forecasts, outcomes: index `time`, a column per symbol, log return over the horizon; joined by time.
+    """
+    outcomes = outcomes.reindex(forecasts.index)
+    return [
+        _score(str(symbol), forecasts[symbol].to_numpy(), outcomes[symbol].to_numpy(), horizon_bars)
+        for symbol in forecasts.columns
+    ]
+
+
+def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float64], horizon_bars: int) -> Score:
+    both = np.isfinite(forecast) & np.isfinite(outcome)
+    strides = [
+        _correlation(forecast[offset::horizon_bars], outcome[offset::horizon_bars]) for offset in range(horizon_bars)
+    ]
+    forecast, outcome = forecast[both], outcome[both]
+    if len(outcome) == 0:
+        return Score(symbol, 0, *[math.nan] * 9)
+    error = forecast - outcome
+    moved = outcome != 0
+    return Score(
+        symbol=symbol,
+        bars=len(outcome),
+        ic=_correlation(forecast, outcome),
+        ic_error=correlation_error(forecast, outcome, lags=horizon_bars - 1),
+        ic_stride_mean=float(np.nanmean(strides)) if np.isfinite(strides).any() else math.nan,
+        rank_ic=_correlation(_ranks(forecast), _ranks(outcome)),
+        r2=1 - _ratio(np.square(error).sum(), np.square(outcome).sum()),
+        rmse=float(np.sqrt(np.square(error).mean())),
+        mae=float(np.abs(error).mean()),
+        skill=1 - _ratio(np.abs(error).sum(), np.abs(outcome).sum()),
+        direction=float((np.sign(forecast[moved]) == np.sign(outcome[moved])).mean()) if moved.any() else math.nan,
+    )
+
+
+def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64], lags: int) -> float:
+    """Return the standard error of the correlation of two series (T,) whose products are correlated up to `lags` bars.
+
+    Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y, with the
+    long-run variance of Newey & West (1987). `lags` is at least horizon − 1 where horizons overlap.
+    """
+    if len(forecast) < 3 or not forecast.std() or not outcome.std():
+        return math.nan
+    x, y = ((series - series.mean()) / series.std() for series in (forecast, outcome))
+    influence = x * y - (x * y).mean() * (x**2 + y**2) / 2
+    variance = influence @ influence
+    for lag in range(1, min(lags, len(influence) - 1) + 1):
+        variance += 2 * (1 - lag / (lags + 1)) * (influence[lag:] @ influence[:-lag])
+    return math.sqrt(max(variance, 0.0)) / len(influence)
+
+
+def _correlation(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> float:
+    return float(information_coefficient(forecast[:, None], outcome[:, None])[0])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return pd.Series(values).rank().to_numpy()
+
+
+def _ratio(ours: float, reference: float) -> float:
+    return float(ours / reference) if reference else math.nan

@@ -1,0 +1,1 @@
+"""One transformer on a time × entity grid, and the families that use it."""

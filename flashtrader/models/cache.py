@@ -1,0 +1,29 @@
+"""What a causal model remembers of the bars that it has already seen."""
+
+from torch import Tensor, cat
+
+
+class KeyValueCache:
+    """The last keys and values of every layer, so that a history can be read in chunks.
+
+    Holds `memory_steps` time steps: with a sliding window of W steps, W − 1 earlier ones are all that the next
+    chunk can see, which makes reading in chunks equal to reading at once, in memory that does not grow.
+    """
+
+    def __init__(self, layers: int, memory_tokens: int) -> None:
+        self.position = 0
+        self._memory_tokens = memory_tokens
+        self._kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def extend(self, layer: int, k_BNHD: Tensor, v_BNHD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the remembered keys and values of a layer followed by the new ones; remember the newest."""
+        kept = self._kept[layer]
+        if kept is not None:
+            k_BNHD, v_BNHD = cat((kept[0], k_BNHD), dim=1), cat((kept[1], v_BNHD), dim=1)
+        start = max(k_BNHD.shape[1] - self._memory_tokens, 0)
+        self._kept[layer] = (k_BNHD[:, start:], v_BNHD[:, start:])
+        return k_BNHD, v_BNHD
+
+    def advance(self, steps: int) -> None:
+        """Count the time steps of a chunk that every layer has read."""
+        self.position += steps

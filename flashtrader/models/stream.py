@@ -1,0 +1,61 @@
+"""One pass of a causal model over a history, in chunks, in memory that does not grow with its length."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flashtrader.models.families import ReturnsModel
+from flashtrader.panel.panel import Panel
+from flashtrader.panel.splits import Rows
+
+
+@torch.inference_mode()
+def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: int) -> NDArray[np.float32]:
+    """Return (rows, K): the forecast made at the close of each row, log return over the horizon; NaN where none is.
+
+    A forecast at a row sees that row and earlier ones of the same run. There is none in the first `warmup_bars` rows
+    of a run, nor for an asset whose features are unknown at the row. Reading begins `receptive_bars` rows early, so
+    that every forecast equals the one of a pass over the whole run; chunks have one size, so that the bits of a
+    forecast do not depend on how many bars follow.
+    """
+    forecasts = np.full((rows.stop - rows.start, len(panel.target_names)), np.nan, dtype=np.float32)
+    run_stops = np.append(panel.run_starts[1:], len(panel.timestamps))
+    for run_start, run_stop in zip(panel.run_starts.tolist(), run_stops.tolist(), strict=True):
+        first, last = max(rows.start, run_start + warmup_bars), min(rows.stop, run_stop)
+        if first < last:
+            begin = max(run_start, first - model.decoder.receptive_bars)
+            forecasts[first - rows.start : last - rows.start] = _forecast_run(model, panel, begin, last)[
+                first - begin :
+            ]
+    forecasts[~panel.mask[rows.start : rows.stop]] = np.nan
+    return forecasts
+
+
+def _forecast_run(model: ReturnsModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:
+    """Return (end − begin, K), the first row being the first that the model sees."""
+    device = next(model.parameters()).device
+    chunk_bars = chunk_length(model.decoder.shape.context_bars)
+    past = model.decoder.new_cache()
+    was_training = model.training
+    model.eval()
+    chunks = []
+    for start in range(begin, end, chunk_bars):
+        values, mask = _chunk(panel, start, min(start + chunk_bars, end), chunk_bars)
+        outputs = model(values.to(device), mask.to(device), past)
+        chunks.append(model.forecast(outputs)[0].float().cpu().numpy())
+    model.train(was_training)
+    return np.concatenate(chunks)[: end - begin]
+
+
+def chunk_length(context_bars: int) -> int:
+    """Return the bars read at once: enough for the kernels, about as many as the cache holds."""
+    return min(max(context_bars, 256), 4_096)
+
+
+def _chunk(panel: Panel, start: int, stop: int, chunk_bars: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return values (1, chunk, E, F) and mask (1, chunk, E), the last chunk filled up with missing bars."""
+    values = np.zeros((1, chunk_bars, *panel.values.shape[1:]), dtype=np.float32)
+    mask = np.zeros((1, chunk_bars, panel.mask.shape[1]), dtype=np.bool_)
+    values[0, : stop - start] = panel.values[start:stop]
+    mask[0, : stop - start] = panel.mask[start:stop]
+    return torch.from_numpy(values), torch.from_numpy(mask)

@@ -1,0 +1,47 @@
+"""Tensors on disk: safetensors with a digest, so that a damaged file is noticed and none can run code."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, uint8
+
+from flashtrader.errors import TrainingError
+from flashtrader.files import replacing
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Replace `path` by the tensors and by `facts` (anything that JSON holds), in one step."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"facts": json.dumps(facts), "sha256": _digest(stored)}
+    with replacing(path) as temporary:
+        save_file(stored, temporary, metadata=header)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and facts of a file. Raises TrainingError when it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        facts = json.loads(header["facts"])
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: damaged checkpoint ({error}); restore it from a copy, or train again") from None
+    if header.get("sha256") != _digest(tensors):
+        raise TrainingError(f"{path}: damaged checkpoint (its digest is wrong); restore it from a copy, or train again")
+    return tensors, facts
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,236 @@
+"""The training loop, the same for every family."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flashtrader.config import Experiment
+from flashtrader.errors import TrainingError
+from flashtrader.files import finite, read_json_lines, write_text
+from flashtrader.models.families import build_model
+from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.stream import forecast_rows
+from flashtrader.models.weights import save_tensors
+from flashtrader.panel.segments import Batch
+from flashtrader.run import Run, create_run
+from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from flashtrader.training.data import TrainingData, prepare
+from flashtrader.training.manifest import check_same_data, describe_training
+from flashtrader.training.objectives import OBJECTIVES, information_coefficient
+from flashtrader.training.optim import Schedule, build_optimiser
+
+Metrics = dict[str, Any]
+Watcher = Callable[[Metrics], None]
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What came of a training. Losses are in units of the objective on standardised targets."""
+
+    run: Run
+    steps: int
+    best_step: int
+    validation_loss: float
+    validation_ic: float
+    seconds: float
+    stopped: str
+    """completed, early or interrupted."""
+
+
+def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
+    """Train the model that an experiment describes in a new run directory.
+
+    `watch` gets the metrics of every step as they are written to metrics.jsonl.
+    """
+    data = prepare(experiment, data_dir)
+    trainer = Trainer(experiment, data, create_run(runs_dir, experiment))
+    trainer.run.write_manifest(describe_training(experiment, data, trainer.model, trainer.device))
+    return trainer.train(watch)
+
+
+def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
+    """Go on with a run from its last checkpoint, bit for bit as if it had never stopped (on a CPU).
+
+    Raises DataError when the bars that it was trained on have changed.
+    """
+    data = prepare(experiment, data_dir)
+    check_same_data(run, data)
+    trainer = Trainer(experiment, data, run)
+    trainer.restore()
+    return trainer.train(watch)
+
+
+class Trainer:
+    """A model in training: one step, one evaluation and one checkpoint at a time."""
+
+    def __init__(self, experiment: Experiment, data: TrainingData, run: Run) -> None:
+        self.experiment, self.config, self.data, self.run = experiment, experiment.training, data, run
+        self.device = pick_device(self.config)
+        self.model = build_model(experiment, len(data.panel.feature_names), data.scaler).to(self.device)
+        self.optimiser = build_optimiser(self.model, self.config)
+        self.schedule = Schedule(self.config)
+        self.objective = OBJECTIVES[self.config.loss]
+        self.progress = Progress()
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint; forget the metrics of steps after it."""
+        path = self.run.checkpoints / "last.safetensors"
+        self.progress = restore_checkpoint(path, self.model, self.optimiser, self.schedule)
+        kept = [row for row in read_json_lines(self.run.metrics) if row["step"] <= self.progress.step]
+        write_text(self.run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def train(self, watch: Watcher) -> TrainingSummary:
+        """Train to the end, to early stopping, or to an interrupt, which saves a checkpoint first."""
+        with _stop_request() as stop_requested, self.run.metrics.open("a", encoding="utf-8") as metrics_file:
+            while (stopped := self._reason_to_stop()) is None:
+                metrics = self.step()
+                if stop_requested.is_set():
+                    stopped = "interrupted"
+                if self.progress.step % self.config.evaluate_every == 0 or self._reason_to_stop():
+                    metrics |= self.evaluate()
+                    self.save()
+                metrics_file.write(json.dumps(finite(metrics)) + "\n")
+                metrics_file.flush()
+                watch(metrics)
+                if stopped:
+                    self.save()
+                    break
+        return self._finish(stopped)
+
+    def step(self) -> Metrics:
+        """Make one optimiser step. Raises TrainingError when the loss is no longer a number."""
+        began = time.perf_counter()
+        self.model.train()
+        rate = self.schedule.learning_rate(self.progress.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        losses = []
+        for part in range(self.config.accumulate):
+            batch, starts = self._draw(part)
+            loss = self._loss(batch) / self.config.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(self._diverged(starts))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not math.isfinite(norm.item()):
+            raise TrainingError(self._diverged(starts))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        self.progress.step += 1
+        self.progress.seconds += seconds
+        bars = self.config.batch_size * self.config.accumulate * self.config.segment_bars
+        return {
+            "step": self.progress.step,
+            "train_loss": sum(losses),
+            "gradient_norm": norm.item(),
+            "learning_rate": rate,
+            "bars_per_second": bars / seconds,
+        }
+
+    def evaluate(self) -> Metrics:
+        """Forecast the validation bars in one pass; keep the model if it is the best so far."""
+        began = time.perf_counter()
+        panel, rows = self.data.panel, self.data.split.validation
+        with autocast(self.config, self.device):
+            forecasts = torch.from_numpy(forecast_rows(self.model, panel, rows, self.experiment.warmup_bars))
+        targets = torch.from_numpy(panel.targets[rows.start : rows.stop])
+        both = torch.where(forecasts.isnan(), torch.nan, targets)
+        scale = self.model.standardiser.target_std.cpu()
+        loss = self.objective(forecasts / scale, both / scale).item()
+        ic = float(np.nanmean(information_coefficient(forecasts.numpy(), both.numpy())))
+        if not math.isfinite(loss):
+            raise TrainingError(f"{self.run.path}: the validation loss is {loss} at step {self.progress.step}")
+        improved = loss < self.progress.best_loss
+        self.schedule.evaluated(improved)
+        if improved:
+            self.progress.best_loss, self.progress.best_ic, self.progress.best_step = loss, ic, self.progress.step
+            self.progress.evaluations_since_best = 0
+            facts = {"step": self.progress.step, "validation_loss": loss}
+            save_tensors(self.run.checkpoints / "best.safetensors", self.model.state_dict(), facts)
+        else:
+            self.progress.evaluations_since_best += 1
+        self.progress.seconds += time.perf_counter() - began
+        return {"validation_loss": loss, "validation_ic": ic, "best": improved}
+
+    def save(self) -> None:
+        """Write the last checkpoint."""
+        path = self.run.checkpoints / "last.safetensors"
+        save_checkpoint(path, self.model, self.optimiser, self.schedule, self.progress)
+
+    def _draw(self, part: int) -> tuple[Batch, np.ndarray[Any, np.dtype[np.int64]]]:
+        """Return the segments of this step: drawn anew from (seed, step, part), so a resumed run draws the same."""
+        generator = np.random.default_rng([self.config.seed, self.progress.step, part])
+        starts = generator.choice(self.data.segments.starts, self.config.batch_size)
+        return self.data.segments.batch(starts), starts
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        values, mask, targets = (
+            torch.from_numpy(array).to(self.device) for array in (batch.values, batch.mask, batch.targets)
+        )
+        with autocast(self.config, self.device):
+            outputs = self.model(values, mask)
+        return self.objective(outputs.float(), self.model.standardise(targets))
+
+    def _reason_to_stop(self) -> str | None:
+        if self.progress.step >= self.config.max_steps:
+            return "completed"
+        if self.config.patience is not None and self.progress.evaluations_since_best >= self.config.patience:
+            return "early"
+        return None
+
+    def _diverged(self, starts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+        first = [datetime.fromtimestamp(self.data.panel.timestamps[start] / 1000, UTC) for start in sorted(starts)]
+        return (
+            f"{self.run.path}: the loss is not a number any more at step {self.progress.step + 1} "
+            f"(segments from {first[0]:%Y-%m-%d %H:%M} … {first[-1]:%Y-%m-%d %H:%M}); lower training.learning_rate "
+            f"or training.clip_norm, or look at those bars; the best weights are kept (step {self.progress.best_step})"
+        )
+
+    def _finish(self, stopped: str) -> TrainingSummary:
+        progress = self.progress
+        summary = TrainingSummary(
+            run=self.run,
+            steps=progress.step,
+            best_step=progress.best_step,
+            validation_loss=progress.best_loss,
+            validation_ic=progress.best_ic,
+            seconds=progress.seconds,
+            stopped=stopped,
+        )
+        self.run.write_manifest(self.run.manifest | {"training": asdict(progress) | {"stopped": stopped}})
+        return summary
+
+
+@contextmanager
+def _stop_request() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets, so that a step is never cut in two; a second one kills."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+
+    def ask(number: int, _frame: object) -> None:
+        requested.set()
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""What a run was made from: enough to make it again, and to notice that its data has changed."""
+
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from flashtrader import __version__
+from flashtrader.attention import choose
+from flashtrader.config import Experiment
+from flashtrader.errors import DataError
+from flashtrader.models.families import ReturnsModel
+from flashtrader.models.precision import compute_dtype
+from flashtrader.run import Run
+from flashtrader.training.data import TrainingData
+
+_RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow")
+
+
+def describe_training(
+    experiment: Experiment, data: TrainingData, model: ReturnsModel, device: torch.device
+) -> dict[str, Any]:
+    """Return the manifest of a run that is about to begin."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "versions": {"flashtrader": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in _RECORDED_PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "seed": experiment.training.seed,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "attention": _attention(experiment, model, device),
+        "data": data.fingerprints,
+        "panel": {
+            "bars": len(data.panel.timestamps),
+            "runs": len(data.panel.run_starts),
+            "features": list(data.panel.feature_names),
+        },
+        "split": data.split.describe(),
+    }
+
+
+def check_same_data(run: Run, data: TrainingData) -> None:
+    """Raise DataError if the stored bars are not those that the run was trained on."""
+    trained_on = run.manifest["data"]
+    changed = [symbol for symbol, found in data.fingerprints.items() if found != trained_on.get(symbol)]
+    if changed:
+        raise DataError(
+            f"{run.path}: the stored bars of {', '.join(changed)} are not those that this run was trained on; "
+            "train a new run, or bring the old bars back"
+        )
+
+
+def _attention(experiment: Experiment, model: ReturnsModel, device: torch.device) -> dict[str, Any]:
+    """Return the backend that the training's own call gets, and why the others were passed over."""
+    shape = model.decoder.shape
+    size = (1, experiment.training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
+    q_BNHD = torch.empty(size, dtype=compute_dtype(experiment.training, device), device=device)
+    return asdict(choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend))

@@ -1,0 +1,47 @@
+"""What training minimises, and the skill that it reports. A target that is NaN does not count."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def huber(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean Huber loss, quadratic up to one standard deviation of the target (Huber 1964)."""
+    known = ~targets.isnan()
+    return nn.functional.huber_loss(outputs[known], targets[known])
+
+
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error."""
+    known = ~targets.isnan()
+    return nn.functional.mse_loss(outputs[known], targets[known])
+
+
+OBJECTIVES: dict[str, Objective] = {"huber": huber, "mse": mse}
+
+
+def information_coefficient(
+    forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return (K,): each column's Pearson correlation over time of forecast and outcome.
+
+    Rows where either is NaN are left out; NaN for a column without two rows or without variation.
+    """
+    both = np.isfinite(forecasts_TK) & np.isfinite(outcomes_TK)
+    counts = np.maximum(both.sum(axis=0), 1)
+    forecasts, outcomes = (
+        _centred(np.where(both, values, 0.0).astype(np.float64), both, counts) for values in (forecasts_TK, outcomes_TK)
+    )
+    covariance = (forecasts * outcomes).sum(axis=0)
+    scale = np.sqrt((forecasts**2).sum(axis=0) * (outcomes**2).sum(axis=0))
+    return np.divide(covariance, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def _centred(
+    values_TK: NDArray[np.float64], both_TK: NDArray[np.bool_], counts_K: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    return np.where(both_TK, values_TK - values_TK.sum(axis=0) / counts_K, 0.0)

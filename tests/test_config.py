@@ -1,0 +1,160 @@
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from flashtrader import config
+from flashtrader.config import Experiment, Section, ThresholdPolicy, known_keys, load_config, to_yaml
+from flashtrader.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+SMALLEST = {"data": {"symbols": ["BTCUSDT"]}}
+
+
+def write(tmp_path: Path, settings: object) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+    return path
+
+
+def refusal(tmp_path: Path, settings: object, *overrides: str) -> str:
+    path = write(tmp_path, settings)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def test_there_are_configs_for_the_markets_and_for_a_smoke_test() -> None:
+    names = {path.relative_to(path.parents[len(path.parts) - 2 - path.parts.index("configs")]).name for path in CONFIGS}
+    assert {"btc-hourly.yaml", "crypto-hourly.yaml", "btc-minute.yaml", "demo.yaml", "returns.yaml"} <= names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    experiment = load_config(path)
+    assert experiment.name == path.stem
+    assert load_config(write(tmp_path, to_yaml(experiment))) == experiment
+
+
+def test_a_config_needs_only_its_symbols(tmp_path: Path) -> None:
+    experiment = load_config(write(tmp_path, SMALLEST))
+    assert experiment.data.interval == "60"
+    assert experiment.policy.kind == "tanh"
+    assert experiment.name == "experiment"
+
+
+def test_values_are_coerced_by_annotation(tmp_path: Path) -> None:
+    text = (
+        "data: {symbols: [BTC], interval: 60, start: 2021-06-01}\ntraining: {learning_rate: 6e-4}\npolicy: {scale: 3}"
+    )
+    experiment = load_config(write(tmp_path, text))
+    assert experiment.data.interval == "60"
+    assert experiment.data.start == datetime(2021, 6, 1, tzinfo=UTC)
+    assert experiment.training.learning_rate == 6e-4
+
+
+def test_overrides_win_and_choose_a_policy(tmp_path: Path) -> None:
+    overrides = ["model.width=32", "model.context_bars=null", "policy.kind=threshold", "policy.short_below=-0.1"]
+    experiment = load_config(write(tmp_path, SMALLEST), overrides)
+    assert experiment.model.width == 32
+    assert experiment.model.context_bars is None
+    assert experiment.policy == ThresholdPolicy(kind="threshold", short_below=-0.1)
+
+
+def test_the_context_never_exceeds_a_segment(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    assert load_config(path, ["model.context_bars=null", "training.segment_bars=100"]).context_bars == 100
+    assert load_config(path, ["model.context_bars=64", "training.segment_bars=100"]).context_bars == 64
+    assert load_config(path, ["model.context_bars=64", "training.segment_bars=100"]).warmup_bars == 50
+    assert load_config(path, ["model.context_bars=16", "training.segment_bars=100"]).warmup_bars == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SMALLEST | {"model": {"widht": 8}}, "model.widht: unknown key; the nearest is model.width"),
+        (SMALLEST | {"modle": {}}, "modle: unknown key; the nearest is model"),
+        ({}, "data: missing; it has no default"),
+        ({"data": {}}, "data.symbols: missing; it has no default"),
+        ({"data": {"symbols": []}}, "data.symbols: tuple should have at least 1 item"),
+        ({"data": {"symbols": ["A", "A"]}}, "data.symbols: A is listed twice"),
+        ({"data": {"symbols": ["A"], "interval": "7"}}, "data.interval: input should be '1', '3', '5'"),
+        ({"data": {"symbols": ["A"], "start": "soon"}}, "data.start: 'soon' is not a date such as 2024-01-31"),
+        (
+            {"data": {"symbols": ["A"], "start": "2024-02-01", "end": "2024-01-01"}},
+            "data: start 2024-02-01 00:00 is not before end 2024-01-01 00:00",
+        ),
+        (SMALLEST | {"model": {"width": 30, "heads": 4}}, "model: heads (4) must divide width (30)"),
+        (
+            SMALLEST | {"model": {"width": 12, "heads": 4}},
+            "model: width / heads is 3, but rotary positions need an even",
+        ),
+        (
+            SMALLEST | {"split": {"validation": 0.6, "test": 0.4}},
+            "split: validation and test leave no bars for training",
+        ),
+        (
+            SMALLEST | {"split": {"test": "2024-01-01"}},
+            "split: give validation and test both as fractions or both as dates",
+        ),
+        (
+            SMALLEST | {"training": {"segment_bars": 64, "warmup_bars": 64}},
+            "training: warmup_bars (64) must be below segment_bars (64)",
+        ),
+        (
+            SMALLEST | {"training": {"learning_rate": float("nan")}},
+            "training.learning_rate: input should be a finite",
+        ),
+        (SMALLEST | {"policy": {"kind": "threshold", "scale": 1}}, "policy.scale: unknown key"),
+        (SMALLEST | {"policy": {"kind": "thresh"}}, "policy: input tag 'thresh' found using 'kind' does not match"),
+        ("data: [", "not valid YAML"),
+        ("- 1", "expected sections such as `data:` and `model:`, found list"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key(tmp_path: Path, settings: object, message: str) -> None:
+    assert message in refusal(tmp_path, settings)
+
+
+def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, SMALLEST | {"model": {"widht": 1}, "split": {"tset": 0.1}})
+    assert "model.widht" in message
+    assert "split.tset" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.width", "--set model.width: write it as section.key=value"),
+        ("data.symbols.x=1", "--set data.symbols.x=1: symbols is not a section"),
+        ("model.width=[", "--set model.width: not valid YAML"),
+        ("modle.width=1", "modle: unknown key; the nearest is model"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
+    path = write(tmp_path, SMALLEST)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(path, [override])
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: can't be read \(No such file or directory\)"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_every_key_is_documented() -> None:
+    sections = [value for value in vars(config).values() if isinstance(value, type) and issubclass(value, Section)]
+    undocumented = [
+        f"{section.__name__}.{name}"
+        for section in sections
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert len(sections) > 8
+    assert undocumented == []
+    assert len(list(known_keys())) > 50
+    assert issubclass(Experiment, BaseModel)

@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from flashtrader.config import DataConfig, Experiment
+from flashtrader.errors import ConfigError
+from flashtrader.run import Run, create_run, find_run
+
+EXPERIMENT = Experiment(name="hourly", data=DataConfig(symbols=("BTCUSDT",)))
+
+
+def trained(runs_dir: Path) -> Run:
+    run = create_run(runs_dir, EXPERIMENT)
+    run.write_manifest({"seed": 0})
+    return run
+
+
+def test_runs_are_numbered_and_remember_their_experiment(tmp_path: Path) -> None:
+    runs = [create_run(tmp_path / "runs", EXPERIMENT) for _ in range(3)]
+    assert [run.name for run in runs] == ["hourly-001", "hourly-002", "hourly-003"]
+    assert runs[1].experiment == EXPERIMENT
+
+
+def test_another_experiment_has_its_own_numbers(tmp_path: Path) -> None:
+    create_run(tmp_path, EXPERIMENT)
+    create_run(tmp_path, EXPERIMENT.model_copy(update={"name": "hourly-btc"}))
+    assert create_run(tmp_path, EXPERIMENT).name == "hourly-002"
+
+
+def test_the_newest_trained_run_is_the_default(tmp_path: Path) -> None:
+    first, second = trained(tmp_path), trained(tmp_path)
+    create_run(tmp_path, EXPERIMENT)
+    assert find_run(tmp_path) == second
+    os.utime(second.path / "manifest.json", ns=(0, 0))
+    assert find_run(tmp_path) == first
+
+
+def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    assert find_run(tmp_path, run.name) == run
+    assert find_run(tmp_path / "elsewhere", str(run.path)) == run
+
+
+def test_a_missing_run_is_an_error_that_names_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no trained run in"):
+        find_run(tmp_path)
+    trained(tmp_path)
+    with pytest.raises(ConfigError, match=r"no run 'huorly' here or in .*; the newest are hourly-001"):
+        find_run(tmp_path, "huorly")
