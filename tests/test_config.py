@@ -131,7 +131,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     [
         ("model.width", "--set model.width: write it as section.key=value"),
         ("data.symbols.x=1", "--set data.symbols.x=1: symbols is not a section"),
-        ("model.width=[", "--set model.width: not valid YAML"),
+        ("model.width=[", "--set model.width=[: not valid YAML (line 1: "),
         ("modle.width=1", "modle: unknown key; the nearest is model"),
     ],
 )

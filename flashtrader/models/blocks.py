@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from flashtrader.attention import AttentionPattern, attend
 from flashtrader.models.cache import KeyValueCache
 
-
 Rotation = tuple[Tensor, Tensor]
 
 

@@ -25,7 +25,7 @@ class GridShape:
 
 
 class GridTransformer(nn.Module):
-    """Decoder over tokens (B, T, E, D); each attends to all entities of its own and the `context_bars − 1` steps before.
+    """Decoder over tokens (B, T, E, D); each sees all entities of its own and the `context_bars − 1` steps before.
 
     Rotary positions stand on the time index, so only differences in time matter; every entity has a learned embedding.
     """
