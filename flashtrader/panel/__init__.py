@@ -1,0 +1,1 @@
+"""What a model sees: features and targets of several assets on one clock, divided by time."""

@@ -1,0 +1,164 @@
+"""Causal features of one asset's bars.
+
+A feature's value at a bar depends on that bar and earlier ones, to the last bit, and restarts after an outage: no
+window spans one. Windows count the asset's own bars; a missing bar is no invented price. A number in a name is the
+window.
+
+log_return          log(close / previous close)
+volatility_N        standard deviation of the last N log returns (N − 1 in the denominator)
+range_N             volatility of one bar, from the highs and lows of the last N
+volume_ratio_N      log(1 + volume / mean volume of the last N bars)
+price_ratio_N       log(close / mean close of the last N bars)
+rsi_N, rsi_mean_N   relative strength index over N changes, Wilder's smoothing or simple means
+calendar            hour_sin, hour_cos, weekday_sin, weekday_cos of the opening time, UTC
+log_open, log_high, log_low, log_close, log1p_volume
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrader.errors import ConfigError
+from flashtrader.interval import DAY_MS
+from flashtrader.market.bars import Bars
+from flashtrader.panel.rolling import FloatArray, rolling_mean, wilder_mean
+
+_FIRST_MONDAY_MS = 4 * DAY_MS
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """One asset's own bars, and the rows at which a stretch without an outage begins."""
+
+    bars: Bars
+    starts: NDArray[np.int64]
+
+    def column(self, name: str) -> FloatArray:
+        """Return a column of the bars (T,) as float64."""
+        return self.bars[name].to_numpy(np.float64)
+
+    def steps(self, values: FloatArray) -> FloatArray:
+        """Return each value less the one before (T,); NaN at the first bar of a stretch."""
+        steps = np.diff(values, prepend=np.nan)
+        steps[self.starts] = np.nan
+        return steps
+
+
+Feature = Callable[[History], FloatArray]
+
+
+def _log_return(history: History) -> FloatArray:
+    return history.steps(np.log(history.column("close")))
+
+
+def _volatility(history: History, window: int) -> FloatArray:
+    returns = _log_return(history)
+    mean = rolling_mean(returns, history.starts, 1, window)
+    variance = rolling_mean(np.square(returns), history.starts, 1, window)
+    variance -= np.square(mean)
+    variance *= window / (window - 1)
+    np.maximum(variance, 0.0, out=variance)
+    return np.sqrt(variance)
+
+
+def _range(history: History, window: int) -> FloatArray:
+    """Parkinson (1980), The Extreme Value Method for Estimating the Variance of the Rate of Return."""
+    log_range = np.log(history.column("high") / history.column("low"))
+    variance: FloatArray = rolling_mean(np.square(log_range), history.starts, 0, window) / (4 * np.log(2))
+    return np.sqrt(variance)
+
+
+def _volume_ratio(history: History, window: int) -> FloatArray:
+    """Unknown while nothing was traded for a whole window; a bar without a trade is log(1 + 0), not log(0)."""
+    volume = history.column("volume")
+    mean = rolling_mean(volume, history.starts, 0, window)
+    mean[mean == 0] = np.nan
+    return np.log1p(volume / mean)
+
+
+def _price_ratio(history: History, window: int) -> FloatArray:
+    close = history.column("close")
+    return np.log(close / rolling_mean(close, history.starts, 0, window))
+
+
+def _rsi(history: History, window: int, mean: Callable[..., FloatArray]) -> FloatArray:
+    """Wilder (1978), section VI. From 0 to 100; 50 where the price did not move at all."""
+    changes = history.steps(history.column("close"))
+    gain = mean(np.maximum(changes, 0.0), history.starts, 1, window)
+    loss = mean(np.maximum(-changes, 0.0), history.starts, 1, window)
+    moved = gain + loss
+    gain[moved == 0] = 0.5
+    moved[moved == 0] = 1.0
+    return 100.0 * gain / moved
+
+
+def _phase(history: History, wave: Callable[[FloatArray], FloatArray], origin_ms: int, period_ms: int) -> FloatArray:
+    elapsed = (history.bars["timestamp"].to_numpy() - origin_ms) % period_ms
+    return wave(2 * np.pi * elapsed / period_ms)
+
+
+def _log(history: History, name: str) -> FloatArray:
+    return np.log(history.column(name))
+
+
+def _log1p_volume(history: History) -> FloatArray:
+    return np.log1p(history.column("volume"))
+
+
+_CALENDAR: dict[str, Feature] = {
+    "hour_sin": partial(_phase, wave=np.sin, origin_ms=0, period_ms=DAY_MS),
+    "hour_cos": partial(_phase, wave=np.cos, origin_ms=0, period_ms=DAY_MS),
+    "weekday_sin": partial(_phase, wave=np.sin, origin_ms=_FIRST_MONDAY_MS, period_ms=7 * DAY_MS),
+    "weekday_cos": partial(_phase, wave=np.cos, origin_ms=_FIRST_MONDAY_MS, period_ms=7 * DAY_MS),
+}
+_PLAIN: dict[str, Feature] = _CALENDAR | {
+    "log_return": _log_return,
+    "log_open": partial(_log, name="open"),
+    "log_high": partial(_log, name="high"),
+    "log_low": partial(_log, name="low"),
+    "log_close": partial(_log, name="close"),
+    "log1p_volume": _log1p_volume,
+}
+_WINDOWED: dict[str, Callable[..., FloatArray]] = {
+    "volatility": _volatility,
+    "range": _range,
+    "volume_ratio": _volume_ratio,
+    "price_ratio": _price_ratio,
+    "rsi": partial(_rsi, mean=wilder_mean),
+    "rsi_mean": partial(_rsi, mean=rolling_mean),
+}
+
+
+def find_features(names: Iterable[str]) -> dict[str, Feature]:
+    """Return the function of every column that `names` stand for, in their order.
+
+    Raises ConfigError, with the nearest name that exists, for a feature that is unknown or has an impossible window.
+    """
+    features: dict[str, Feature] = {}
+    for name in names:
+        features |= _CALENDAR if name == "calendar" else {name: _find(name)}
+    return features
+
+
+def expand_features(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the columns that `names` stand for. Raises ConfigError as `find_features` does."""
+    return tuple(find_features(names))
+
+
+def _find(name: str) -> Feature:
+    if name in _PLAIN:
+        return _PLAIN[name]
+    stem, _, digits = name.rpartition("_")
+    if stem in _WINDOWED and re.fullmatch("[1-9][0-9]{0,9}", digits):
+        if int(digits) < 2:
+            raise ConfigError(f"panel.features: {name} needs a window of two bars or more, such as {stem}_24")
+        return partial(_WINDOWED[stem], window=int(digits))
+    window = next(iter(re.findall("[1-9][0-9]*", name)), "24")
+    known = [*_PLAIN, "calendar", *(f"{stem}_{window}" for stem in _WINDOWED)]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"panel.features: unknown feature {name!r}; the nearest is {nearest}")

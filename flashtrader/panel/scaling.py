@@ -1,0 +1,68 @@
+"""Scales of features and targets, from the training rows alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrader.errors import DataError
+from flashtrader.market.spans import iso_time
+from flashtrader.panel.panel import Panel
+from flashtrader.panel.splits import Rows
+
+_CHUNK_VALUES = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """Means and standard deviations, float32. A scaled feature is (value − mean) / std, and 0 where it is unknown."""
+
+    feature_mean: NDArray[np.float32]
+    """(E, F)"""
+    feature_std: NDArray[np.float32]
+    """(E, F) 1 where the feature is constant, which scales it to 0."""
+    target_std: NDArray[np.float32]
+    """(K,) 1 where the target is constant. Targets keep their zero: no return stays no return."""
+
+    def scale(self, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return features (..., E, F) in units of their standard deviation, 0 where the mask (..., E) is False."""
+        return np.where(mask[..., None], (values - self.feature_mean) / self.feature_std, np.float32(0))
+
+
+def fit_scaler(panel: Panel, rows: Rows) -> Scaler:
+    """Return the scaler of these rows; unknown values don't count.
+
+    Raises DataError when an asset has no bar with all its features, or no target, in the rows.
+    """
+    part = slice(rows.start, rows.stop)
+    mask, targets = panel.mask[part], panel.targets[part]
+    known_targets = np.isfinite(targets)
+    _require(mask, panel.symbols, "bar with every feature", panel, rows)
+    _require(known_targets, panel.target_names, "known target", panel, rows)
+    feature_mean, feature_std = _mean_and_std(panel.values[part], mask[..., None])
+    _, target_std = _mean_and_std(targets, known_targets)
+    return Scaler(feature_mean, feature_std, target_std)
+
+
+def _mean_and_std(
+    values: NDArray[np.float32], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return both of values (T, ...) over T, in two passes of float64 sums over chunks of rows."""
+    size = max(1, _CHUNK_VALUES // values[0].size)
+    chunks = [slice(start, start + size) for start in range(0, len(values), size)]
+    count = known.sum(axis=0)
+    mean = sum(values[rows].sum(axis=0, dtype=np.float64, where=known[rows]) for rows in chunks) / count
+    squares = sum(np.square(values[rows] - mean).sum(axis=0, where=known[rows]) for rows in chunks)
+    std = np.sqrt(squares / count)
+    constant = std <= np.finfo(np.float32).eps * np.abs(mean)
+    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+
+
+def _require(known: NDArray[np.bool_], names: tuple[str, ...], what: str, panel: Panel, rows: Rows) -> None:
+    nowhere = [name for column, name in enumerate(names) if not known[:, column].any()]
+    if nowhere:
+        first, last = (iso_time(int(panel.timestamps[row])) for row in (rows.start, rows.stop - 1))
+        raise DataError(
+            f"{', '.join(nowhere)}: no {what} in the training part ({first} to {last}); fetch older bars, "
+            "move split.validation, or leave it out of data.symbols"
+        )
