@@ -55,6 +55,9 @@ class AttentionPattern:
         if k_BNHD.shape != (batch, num_keys, heads, head_dim) or v_BNHD.shape != k_BNHD.shape:
             shapes = ", ".join(str(tuple(x.shape)) for x in (q_BNHD, k_BNHD, v_BNHD))
             raise BackendError(f"q, k, v of shapes {shapes}: all but the number of tokens must agree, heads included")
+        if not (q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype and q_BNHD.is_floating_point()):
+            dtypes = ", ".join(str(x.dtype).removeprefix("torch.") for x in (q_BNHD, k_BNHD, v_BNHD))
+            raise BackendError(f"q, k, v of {dtypes}: attention takes one floating dtype")
         if not 0 < num_queries <= num_keys:
             raise BackendError(f"{num_queries} queries for {num_keys} keys: the queries are the last of the keys")
         if num_queries % self.entities_per_step or num_keys % self.entities_per_step:
