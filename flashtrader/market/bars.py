@@ -98,6 +98,8 @@ def resample(bars: Bars, interval: Interval, to: Interval) -> Bars:
     )
     if interval != to and not whole:
         raise ConfigError(f"bars of interval {to.code} don't consist of whole bars of interval {interval.code}")
+    if bars.empty:
+        return bars.copy()
     timestamps = bars["timestamp"].to_numpy()
     opening = to.opening(to.index(timestamps))
     first = np.flatnonzero(np.diff(opening, prepend=opening[:1] - 1))
@@ -111,7 +113,8 @@ def resample(bars: Bars, interval: Interval, to: Interval) -> Bars:
         "close": column["close"][last],
     } | {name: np.add.reduceat(column[name], first) for name in ("volume", "turnover") if name in column}
     parts_needed = interval.index(to.close(opening[first])) - interval.index(opening[first])
-    return pd.DataFrame(longer)[last - first + 1 == parts_needed].reset_index(drop=True)
+    complete = last - first + 1 == parts_needed
+    return pd.DataFrame({name: values[complete] for name, values in longer.items()})
 
 
 def fingerprint(bars: Bars) -> dict[str, Any]:

@@ -1,11 +1,37 @@
-"""Bars on disk."""
+"""Bars on disk: Parquet parts that are only ever extended, and the ledger beside them.
 
-from dataclasses import dataclass
+`<data_dir>/<source>/<symbol>/<interval>/` holds `bars-<time>.parquet`, each a fixed stretch of 20,000 bars from that
+opening time on, so that an append rewrites only the parts that it touches, and `ledger.json`.
 
+One writer at a time holds the directory's lock, which the system takes back from a process that dies. Readers take
+no lock: a part is replaced in one step. A write goes ledger (not examined) → parts → ledger (answered), so wherever it
+is killed, the ledger claims no bar that is not there; at worst the next fetch asks again for some that are.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from flashtrader.config import DataConfig
+from flashtrader.errors import ConfigError, DataError
+from flashtrader.files import read_json, replacing, write_json
 from flashtrader.interval import Interval
-from flashtrader.market.spans import Span
+from flashtrader.market.bars import Bars, no_bars, validate_bars
+from flashtrader.market.ledger import Ledger
+from flashtrader.market.spans import Span, iso_time
 
-__all__ = ["Series", "Span"]
+__all__ = ["Series", "Span", "Store", "load_bars", "stored_source"]
+
+BARS_PER_PART = 20_000
 
 
 @dataclass(frozen=True)
@@ -16,3 +42,219 @@ class Series:
     """Stored name: bybit, bybit-spot, yahoo, file, simulated, simulated-noise."""
     symbol: str
     interval: Interval
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w^&=][\w^&=+:.-]*", self.symbol):
+            raise ConfigError(f"symbol {self.symbol!r} can't name a directory: use letters, digits and ^ & = + : . - _")
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.interval.code} from {self.source}"
+
+    @property
+    def fetch_command(self) -> str:
+        """The command that gets it."""
+        source, _, variant = self.source.partition("-")
+        options = {"spot": " --category spot", "noise": " --noise-only"}.get(variant, "")
+        path = " --path FILES" if source == "file" else ""
+        what = f"--symbols {self.symbol} --interval {self.interval.code}"
+        return f"flashtrader fetch --source {source}{options}{path} {what}"
+
+
+class Store:
+    """Every stored history below one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+
+    def directory(self, series: Series) -> Path:
+        """Return where a history lies, or would."""
+        return self.data_dir / series.source / series.symbol / series.interval.code
+
+    def read(self, series: Series, start_ms: int | None = None, end_ms: int | None = None) -> Bars:
+        """Return the bars that open in [`start_ms`, `end_ms`), validated; None is everything stored.
+
+        Raises DataError when there is none, with the command that gets them, and for a damaged part.
+        """
+        bars = self._bars(series, start_ms, end_ms)
+        if not bars.empty:
+            return bars
+        directory = self.directory(series)
+        ledger = self.ledger(series)
+        if ledger.first_ms is None or ledger.last_ms is None:
+            raise DataError(f"{directory}: no bars of {series}; get them with `{series.fetch_command}`")
+        raise DataError(
+            f"{directory}: no bars of {series} in the time asked for; stored are "
+            f"{iso_time(ledger.first_ms)} to {iso_time(ledger.last_ms)}"
+        )
+
+    def append(self, series: Series, bars: Bars, answered: Span) -> int:
+        """Store all bars that the source has in `answered`; return how many are new. Rows already stored win.
+
+        Raises DataError for bars that are invalid or not in `answered`, before anything is written.
+        """
+        bars = validate_bars(bars, series.interval, str(series))
+        timestamps = bars["timestamp"].to_numpy()
+        if len(bars) and not (answered.start_ms <= timestamps[0] and timestamps[-1] < answered.end_ms):
+            raise DataError(f"{series}: bars outside {answered}, the time that they answer for; the source is at fault")
+        with self._writing(series) as directory:
+            ledger = self._ledger(series)
+            if ledger.examined:
+                self._write_ledger(series, ledger.unexamined())
+            numbers = series.interval.index(timestamps) // BARS_PER_PART
+            cuts = np.flatnonzero(np.diff(numbers)) + 1
+            parts = np.split(np.arange(len(bars)), cuts) if len(bars) else []
+            added = sum(self._merge(directory, bars.iloc[rows], series.interval) for rows in parts)
+            self._write_ledger(series, ledger.with_answer(answered))
+        return added
+
+    def record_failure(self, series: Series, span: Span, error: str) -> None:
+        """Note that the source failed to answer `span`."""
+        with self._writing(series):
+            self._write_ledger(series, self._ledger(series).with_failure(span, error))
+
+    def examine(self, series: Series) -> Ledger:
+        """Write down rows, extent and gaps as the bars now are, and return the ledger."""
+        with self._writing(series):
+            ledger = self._examined(series, self._ledger(series))
+            self._write_ledger(series, ledger)
+        return ledger
+
+    def ledger(self, series: Series) -> Ledger:
+        """Return the ledger, examined; of a history that isn't there, an empty one."""
+        ledger = self._ledger(series)
+        return ledger if ledger.examined else self._examined(series, ledger)
+
+    def answered(self, series: Series) -> tuple[Span, ...]:
+        """Return what needn't be asked for again, without a look at the bars."""
+        return self._ledger(series).answered
+
+    def _examined(self, series: Series, ledger: Ledger) -> Ledger:
+        return ledger.examine(self._bars(series), series.interval, series.source, self._outages_elsewhere(series))
+
+    def _outages_elsewhere(self, series: Series) -> dict[str, Sequence[Span]]:
+        outages: dict[str, Sequence[Span]] = {}
+        for path in sorted((self.data_dir / series.source).glob(f"*/{series.interval.code}/ledger.json")):
+            symbol = path.parents[1].name
+            if symbol != series.symbol:
+                gaps = _read_ledger(path).gaps
+                outages[symbol] = [gap.span for gap in gaps if gap.reason == "outage"]
+        return outages
+
+    def _bars(self, series: Series, start_ms: int | None = None, end_ms: int | None = None) -> Bars:
+        parts = []
+        for path in _parts(self.directory(series)):
+            span = _part_span(path, series.interval)
+            if (end_ms is None or span.start_ms < end_ms) and (start_ms is None or start_ms < span.end_ms):
+                parts.append(_read_part(path, series.interval))
+        if not parts:
+            return no_bars()
+        bars = pd.concat(parts, ignore_index=True)
+        timestamps = bars["timestamp"].to_numpy()
+        first = 0 if start_ms is None else np.searchsorted(timestamps, start_ms)
+        last = len(bars) if end_ms is None else np.searchsorted(timestamps, end_ms)
+        return bars.iloc[first:last].reset_index(drop=True)
+
+    def _merge(self, directory: Path, bars: Bars, interval: Interval) -> int:
+        """Add to one part those of its bars that it lacks; return how many."""
+        path = directory / _part_name(int(bars["timestamp"].iloc[0]), interval)
+        stored = _read_part(path, interval) if path.exists() else no_bars()
+        new = bars[~np.isin(bars["timestamp"].to_numpy(), stored["timestamp"].to_numpy())]
+        if len(new):
+            merged = pd.concat([stored, new]) if len(stored) else new
+            table = pa.Table.from_pandas(merged.sort_values("timestamp"), preserve_index=False)
+            with replacing(path) as temporary:
+                floats = [name for name in table.column_names if name != "timestamp"]
+                options = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": floats}
+                pq.write_table(table.replace_schema_metadata(), temporary, **options)
+        return len(new)
+
+    @contextmanager
+    def _writing(self, series: Series) -> Iterator[Path]:
+        """Hold the lock of a history's directory, made if need be; a disk that refuses is a DataError."""
+        directory = self.directory(series)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / ".lock"):
+                for leftover in directory.glob(".*.part"):
+                    leftover.unlink()
+                yield directory
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{directory}: can't be written ({reason}); what is stored is unharmed") from error
+
+    def _ledger(self, series: Series) -> Ledger:
+        """Return the ledger as written; the time of a part that is gone is no longer answered."""
+        directory = self.directory(series)
+        ledger = _read_ledger(directory / "ledger.json")
+        gone = set(ledger.parts) - {path.name for path in _parts(directory)}
+        return ledger.without([_part_span(directory / name, series.interval) for name in gone]) if gone else ledger
+
+    def _write_ledger(self, series: Series, ledger: Ledger) -> None:
+        directory = self.directory(series)
+        names = tuple(path.name for path in _parts(directory))
+        write_json(directory / "ledger.json", replace(ledger, parts=names).to_json())
+
+
+def stored_source(data: DataConfig) -> str:
+    """Return the name under which the bars of a config are stored."""
+    if data.source == "bybit" and data.category == "spot":
+        return "bybit-spot"
+    return "simulated-noise" if data.source == "simulated" and data.noise_only else data.source
+
+
+def load_bars(data: DataConfig, data_dir: Path) -> dict[str, Bars]:
+    """Return the stored bars of every symbol of a config, in [`start`, `end`). Raises DataError where there is none."""
+    store, source, interval = Store(data_dir), stored_source(data), Interval.parse(data.interval)
+    start_ms, end_ms = (None if time is None else _milliseconds(time) for time in (data.start, data.end))
+    return {symbol: store.read(Series(source, symbol, interval), start_ms, end_ms) for symbol in data.symbols}
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1_000)
+
+
+def _parts(directory: Path) -> list[Path]:
+    return sorted(directory.glob("bars-*.parquet"))
+
+
+def _part_name(timestamp: int, interval: Interval) -> str:
+    number = interval.index(np.array([timestamp])) // BARS_PER_PART
+    opening = np.datetime64(int(interval.opening(number * BARS_PER_PART)[0]), "ms")
+    return f"bars-{np.datetime_as_string(opening, unit='m').replace('-', '').replace(':', '')}Z.parquet"
+
+
+def _part_span(path: Path, interval: Interval) -> Span:
+    match = re.fullmatch(r"bars-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)Z\.parquet", path.name)
+    if match is None:
+        raise DataError(f"{path}: not named as a part of a history is; move it elsewhere")
+    year, month, day, hour, minute = match.groups()
+    start = np.array([f"{year}-{month}-{day}T{hour}:{minute}"], dtype="datetime64[ms]").astype(np.int64)
+    end = interval.opening(interval.index(start) + BARS_PER_PART)
+    return Span(int(start[0]), int(end[0]))
+
+
+def _read_part(path: Path, interval: Interval) -> Bars:
+    span = _part_span(path, interval)
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "delete this file and fetch again, which asks for its bars alone"
+        raise DataError(f"{path}: damaged ({reason}); {advice}") from None
+    bars = validate_bars(table.to_pandas(), interval, str(path))
+    timestamps = bars["timestamp"]
+    if len(bars) and not (span.start_ms <= timestamps.iloc[0] and timestamps.iloc[-1] < span.end_ms):
+        raise DataError(f"{path}: holds bars outside {span}; delete this file and fetch again")
+    return bars
+
+
+def _read_ledger(path: Path) -> Ledger:
+    if not path.exists():
+        return Ledger()
+    advice = "delete this file and fetch again, which keeps the stored bars"
+    try:
+        return Ledger.from_json(read_json(path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a ledger ({error!r}); {advice}") from None
+    except DataError as error:
+        raise DataError(f"{error}; {advice}") from None

@@ -1,0 +1,190 @@
+"""From a source to the store: ask for what the ledger lacks, keep what arrives, say what came of it."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
+from flashtrader.interval import DAY_MS, Interval
+from flashtrader.market.ledger import Ledger
+from flashtrader.market.sources import Page, Source
+from flashtrader.market.spans import Span, iso_time, minus, union
+from flashtrader.market.store import Series, Store
+
+Progress = Callable[[str, int, int], None]
+
+_DEFAULT_MS = 2 * 365 * DAY_MS
+# A fetch from these takes no time: the default is all they have.
+_LOCAL = ("file", "simulated", "simulated-noise")
+_SYMBOLS_AT_ONCE = 4
+_FLUSH_BARS = 50_000
+_FLUSH_SECONDS = 5.0
+_STOPPED = "the fetch was stopped before the source answered"
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What is stored of one symbol after a fetch, and what the fetch did."""
+
+    symbol: str
+    rows: int = 0
+    added: int = 0
+    first_ms: int | None = None
+    last_ms: int | None = None
+    gaps: dict[str, int] = field(default_factory=dict)
+    """Number of holes by reason."""
+    failed: str | None = None
+    """Why not everything that was asked for is there."""
+
+
+def fetch(
+    source: Source,
+    store: Store,
+    symbols: Sequence[str],
+    interval: Interval,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[FetchReport]:
+    """Store the closed bars that open in [`start_ms`, `end_ms`) and were never answered for; report on each symbol.
+
+    start_ms None: the oldest bar stored or left unanswered by an earlier fetch; where there is none, two years before
+    the last closed bar, or everything that files and the simulated exchange have. end_ms None: the last closed bar.
+    progress(symbol, bars_done, bars_total) is called from several threads.
+
+    A symbol that fails keeps what arrived, has `failed` in its report, and leaves the others alone; the next call goes
+    on from there, as it does after an interrupt or a kill. Raises UnknownSymbolError before anything is written, and
+    ConfigError for a start that is not before the end.
+    """
+    if start_ms is not None and end_ms is not None and start_ms >= end_ms:
+        raise ConfigError(f"start {iso_time(start_ms)} is not before end {iso_time(end_ms)}")
+    all_series = [Series(source.name, symbol, interval) for symbol in symbols]
+    stop = threading.Event()
+
+    def history(series: Series) -> Span | str:
+        try:
+            return source.history(series.symbol, interval)
+        except UnknownSymbolError:
+            raise
+        except SourceError as error:
+            return str(error)
+
+    def one(series: Series, history: Span | str) -> FetchReport:
+        try:
+            if isinstance(history, str):
+                return _report(series, store.ledger(series), failed=history)
+            wanted = _wanted(store.ledger(series), history, source.name, interval, start_ms, end_ms)
+            if not wanted:
+                there = f"{source.name} has {series.symbol} from {history}"
+                return _report(series, store.ledger(series), failed=f"no closed bars in the time asked for: {there}")
+            return _fetch_series(source, store, series, wanted, progress, stop)
+        except DataError as error:
+            return FetchReport(series.symbol, failed=str(error))
+
+    with ThreadPoolExecutor(_SYMBOLS_AT_ONCE) as pool:
+        try:
+            histories = list(pool.map(history, all_series))
+            reports = list(pool.map(one, all_series, histories))
+        except BaseException:
+            stop.set()  # the threads store what they have received, then end
+            raise
+    return _compared(store, all_series, reports)
+
+
+def _wanted(
+    ledger: Ledger, history: Span, source: str, interval: Interval, start_ms: int | None, end_ms: int | None
+) -> Span:
+    """Return the span of bars to have, on the grid and within what the source has."""
+    if start_ms is None:
+        known = [span.start_ms for span in (*ledger.answered, *(failure.span for failure in ledger.failed))]
+        known += [] if ledger.first_ms is None else [ledger.first_ms]
+        start_ms = min(known, default=history.start_ms if source in _LOCAL else history.end_ms - _DEFAULT_MS)
+    end_ms = history.end_ms if end_ms is None else end_ms
+    start, end = interval.opening(interval.index(np.array([start_ms - 1, end_ms - 1])) + 1).tolist()
+    return Span(start, end) & history
+
+
+def _fetch_series(
+    source: Source, store: Store, series: Series, wanted: Span, progress: Progress, stop: threading.Event
+) -> FetchReport:
+    missing = minus([wanted], store.answered(series))
+    for span in missing:
+        store.record_failure(series, span, _STOPPED)  # so that a fetch that is killed knows later what it was after
+    total = sum(_num_bars(span, series.interval) for span in missing)
+    progress(series.symbol, 0, total)
+    batch = _Batch(store, series)
+    failed = None
+    try:
+        try:
+            for span in reversed(missing):
+                for page in source.pages(series.symbol, series.interval, span):
+                    batch.add(page, within=span)
+                    progress(series.symbol, batch.bars_answered, total)
+                    if stop.is_set():
+                        return FetchReport(series.symbol, failed=_STOPPED)
+        finally:
+            batch.flush()
+    except (SourceError, DataError) as error:
+        failed = str(error)
+    unanswered = minus([wanted], store.answered(series))
+    if unanswered and failed is None:
+        failed = f"{source.name} left {unanswered[-1]} of {series.symbol} unanswered; fetch again"
+    for span in unanswered:
+        store.record_failure(series, span, failed or _STOPPED)
+    return _report(series, store.examine(series), batch.rows_added, failed)
+
+
+class _Batch:
+    """Pages on their way to the store, written some at a time: a page a write would rewrite a part for each page."""
+
+    def __init__(self, store: Store, series: Series) -> None:
+        self.rows_added = 0
+        self.bars_answered = 0
+        self._store, self._series = store, series
+        self._pages: list[Page] = []
+        self._flushed_at = time.monotonic()
+
+    def add(self, page: Page, within: Span) -> None:
+        """Take a page, less what it holds beyond the span that was asked for: a bar that is still open, say."""
+        answered = page.answered & within
+        timestamps = page.bars["timestamp"]
+        inside = (timestamps >= answered.start_ms) & (timestamps < answered.end_ms)
+        self._pages.append(Page(page.bars[inside], answered))
+        self.bars_answered += _num_bars(answered, self._series.interval)
+        rows = sum(len(page.bars) for page in self._pages)
+        if rows >= _FLUSH_BARS or time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what has been taken."""
+        pages, self._pages = self._pages, []
+        for span in union(page.answered for page in pages):
+            tables = [page.bars for page in sorted(pages, key=lambda page: page.answered) if page.answered & span]
+            self.rows_added += self._store.append(self._series, pd.concat(tables, ignore_index=True), span)
+        self._flushed_at = time.monotonic()
+
+
+def _compared(store: Store, all_series: Sequence[Series], reports: list[FetchReport]) -> list[FetchReport]:
+    """Return the reports after a second look at holes that an outage of another symbol, known only now, may explain."""
+    if not any("outage" in report.gaps for report in reports):
+        return reports
+    return [
+        _report(series, store.examine(series), report.added, report.failed) if "no_trades" in report.gaps else report
+        for series, report in zip(all_series, reports, strict=True)
+    ]
+
+
+def _report(series: Series, ledger: Ledger, added: int = 0, failed: str | None = None) -> FetchReport:
+    gaps = Counter[str](gap.reason for gap in ledger.gaps)
+    return FetchReport(series.symbol, ledger.rows, added, ledger.first_ms, ledger.last_ms, dict(gaps), failed)
+
+
+def _num_bars(span: Span, interval: Interval) -> int:
+    start, end = interval.index(np.array([span.start_ms, span.end_ms]))
+    return int(max(end - start, 0))

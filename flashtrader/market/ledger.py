@@ -1,0 +1,111 @@
+"""The ledger beside a stored history: what the source answered, what failed, and why each missing bar is missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from flashtrader.interval import Interval
+from flashtrader.market.bars import Bars
+from flashtrader.market.gaps import Failure, Gap, find_gaps
+from flashtrader.market.spans import Span, iso_time, minus, union
+
+__all__ = ["Failure", "Gap", "Ledger"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is known about a stored history beside its bars."""
+
+    answered: tuple[Span, ...] = ()
+    """What the source has answered; none of it is asked for again."""
+    failed: tuple[Failure, ...] = ()
+    """What it failed to answer, and why; the next fetch asks again."""
+    parts: tuple[str, ...] = ()
+    """The part files there were: when one is gone, its time is no longer answered."""
+    examined: bool = False
+    """Whether the rest describes the bars as they are. Only a fetch that was killed leaves this false."""
+    rows: int = 0
+    first_ms: int | None = None
+    last_ms: int | None = None
+    gaps: tuple[Gap, ...] = ()
+
+    def unexamined(self) -> "Ledger":
+        """Return the ledger without what describes the bars."""
+        return Ledger(self.answered, self.failed, self.parts)
+
+    def with_answer(self, span: Span) -> "Ledger":
+        """Return the ledger with `span` answered, and no longer failed."""
+        return replace(self.unexamined(), answered=union([*self.answered, span]), failed=self._failed_outside(span))
+
+    def with_failure(self, span: Span, error: str) -> "Ledger":
+        """Return the ledger with all of `span` that is not answered failed; older errors there are forgotten."""
+        newer = tuple(Failure(rest, error) for rest in minus([span], self.answered))
+        return replace(self.unexamined(), failed=(*self._failed_outside(span), *newer))
+
+    def without(self, spans: Sequence[Span]) -> "Ledger":
+        """Return the ledger with none of `spans` answered."""
+        return replace(self.unexamined(), answered=minus(self.answered, spans))
+
+    def examine(
+        self, bars: Bars, interval: Interval, source: str, outages_elsewhere: Mapping[str, Sequence[Span]]
+    ) -> "Ledger":
+        """Return the ledger with rows, extent and gaps as `bars`, the whole history, show them."""
+        timestamps = bars["timestamp"]
+        return replace(
+            self,
+            examined=True,
+            rows=len(bars),
+            first_ms=int(timestamps.iloc[0]) if len(bars) else None,
+            last_ms=int(timestamps.iloc[-1]) if len(bars) else None,
+            gaps=find_gaps(bars, interval, self.answered, self.failed, source, outages_elsewhere),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ledger as JSON values, times as ISO text."""
+        return {
+            "examined": self.examined,
+            "rows": self.rows,
+            "first": None if self.first_ms is None else iso_time(self.first_ms),
+            "last": None if self.last_ms is None else iso_time(self.last_ms),
+            "gaps": [
+                _to_json(gap.span) | {"bars": gap.bars, "reason": gap.reason, "evidence": gap.evidence}
+                for gap in self.gaps
+            ],
+            "failed": [_to_json(failure.span) | {"error": failure.error} for failure in self.failed],
+            "answered": [_to_json(span) for span in self.answered],
+            "parts": list(self.parts),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Ledger":
+        """Return the ledger that `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            answered=tuple(map(_span, value["answered"])),
+            failed=tuple(Failure(_span(item), str(item["error"])) for item in value["failed"]),
+            parts=tuple(map(str, value["parts"])),
+            examined=bool(value["examined"]),
+            rows=int(value["rows"]),
+            first_ms=None if value["first"] is None else _time(value["first"]),
+            last_ms=None if value["last"] is None else _time(value["last"]),
+            gaps=tuple(
+                Gap(_time(item["start"]), _time(item["end"]), int(item["bars"]), item["reason"], item["evidence"])
+                for item in value["gaps"]
+            ),
+        )
+
+    def _failed_outside(self, span: Span) -> tuple[Failure, ...]:
+        return tuple(Failure(rest, old.error) for old in self.failed for rest in minus([old.span], [span]))
+
+
+def _to_json(span: Span) -> dict[str, Any]:
+    return {"start": iso_time(span.start_ms), "end": iso_time(span.end_ms)}
+
+
+def _span(item: Any) -> Span:
+    return Span(_time(item["start"]), _time(item["end"]))
+
+
+def _time(text: str) -> int:
+    return int(np.datetime64(text.removesuffix("Z"), "ms").astype(np.int64))
