@@ -81,7 +81,7 @@ def _rows(run: Run, panel: Panel, part: Part) -> Rows:
         case "latest":
             return Rows(len(panel.timestamps) - 1, len(panel.timestamps))
         case "test":
-            return split_at(panel, run.boundaries).test
+            return split_at(panel, run.manifest["split"]).test
 
 
 def _table(panel: Panel, rows: Rows, values_TK: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pd.DataFrame:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from flashtrader.config import Experiment
+from flashtrader.config import Experiment, to_yaml
 from flashtrader.errors import TrainingError
 from flashtrader.files import finite, read_json_lines, write_text
+from flashtrader.market.spans import iso_time
 from flashtrader.models.families import build_model
 from flashtrader.models.precision import autocast, pick_device
 from flashtrader.models.stream import forecast_rows
@@ -26,7 +26,7 @@ from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import TrainingData, prepare
-from flashtrader.training.manifest import check_same_data, describe_training
+from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
 from flashtrader.training.objectives import OBJECTIVES, information_coefficient
 from flashtrader.training.optim import Schedule, build_optimiser
 
@@ -62,12 +62,16 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
 def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
     """Go on with a run from its last checkpoint, bit for bit as if it had never stopped (on a CPU).
 
-    Raises DataError when the bars that it was trained on have changed.
+    The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
+    Raises ConfigError for any other change, DataError when the bars that the run was trained on have changed.
     """
-    data = prepare(experiment, data_dir)
+    check_same_experiment(run, experiment)
+    data = prepare(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
     trainer = Trainer(experiment, data, run)
     trainer.restore()
+    write_text(run.path / "config.yaml", to_yaml(experiment))
+    run.forecasts.unlink(missing_ok=True)
     return trainer.train(watch)
 
 
@@ -192,11 +196,12 @@ class Trainer:
         return None
 
     def _diverged(self, starts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
-        first = [datetime.fromtimestamp(self.data.panel.timestamps[start] / 1000, UTC) for start in sorted(starts)]
+        first, last = (iso_time(int(self.data.panel.timestamps[start])) for start in (starts.min(), starts.max()))
+        kept = f"those of step {self.progress.best_step} are kept" if self.progress.best_step else "none were saved yet"
         return (
-            f"{self.run.path}: the loss is not a number any more at step {self.progress.step + 1} "
-            f"(segments from {first[0]:%Y-%m-%d %H:%M} … {first[-1]:%Y-%m-%d %H:%M}); lower training.learning_rate "
-            f"or training.clip_norm, or look at those bars; the best weights are kept (step {self.progress.best_step})"
+            f"{self.run.path}: the loss is not a number any more at step {self.progress.step + 1} (segments that begin "
+            f"from {first} to {last}); lower training.learning_rate or training.clip_norm, or look at those bars; "
+            f"of the best weights, {kept}"
         )
 
     def _finish(self, stopped: str) -> TrainingSummary:

@@ -12,12 +12,13 @@ import torch
 from flashtrader import __version__
 from flashtrader.attention import choose
 from flashtrader.config import Experiment
-from flashtrader.errors import DataError
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.models.families import ReturnsModel
 from flashtrader.models.precision import compute_dtype
 from flashtrader.run import Run
 from flashtrader.training.data import TrainingData
 
+_MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
 _RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow")
 
 
@@ -45,6 +46,23 @@ def describe_training(
     }
 
 
+def check_same_experiment(run: Run, experiment: Experiment) -> None:
+    """Raise ConfigError if the experiment differs from the run's in more than when training stops and what it reports."""
+    old, new = (_flat(described.model_dump(mode="json")) for described in (run.experiment, experiment))
+    changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _MAY_CHANGE]
+    if changed:
+        raise ConfigError(
+            f"{run.path}: {', '.join(sorted(changed))} can't change when a run goes on, only {', '.join(_MAY_CHANGE)}; "
+            "train a new run with --config"
+        )
+
+
+def with_bars_of(run: Run, experiment: Experiment) -> Experiment:
+    """Return the experiment with the end of the bars that the run was trained on, whatever was fetched since."""
+    end = datetime.fromtimestamp(run.manifest["split"]["end_ms"] / 1000, UTC)
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"end": end})})
+
+
 def check_same_data(run: Run, data: TrainingData) -> None:
     """Raise DataError if the stored bars are not those that the run was trained on."""
     trained_on = run.manifest["data"]
@@ -54,6 +72,14 @@ def check_same_data(run: Run, data: TrainingData) -> None:
             f"{run.path}: the stored bars of {', '.join(changed)} are not those that this run was trained on; "
             "train a new run, or bring the old bars back"
         )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _attention(experiment: Experiment, model: ReturnsModel, device: torch.device) -> dict[str, Any]:

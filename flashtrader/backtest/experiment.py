@@ -1,0 +1,86 @@
+"""From stored bars and forecasts or weights to a backtest, as an experiment describes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.backtest.policy import target_weights
+from flashtrader.backtest.prices import union_clock
+from flashtrader.backtest.result import BacktestResult, run_backtest
+from flashtrader.backtest.signals import read_signals
+from flashtrader.config import Experiment
+from flashtrader.errors import DataError
+from flashtrader.interval import Interval
+from flashtrader.market.bars import Bars
+from flashtrader.market.store import load_bars
+from flashtrader.panel.targets import horizon_log_returns
+from flashtrader.run import Run
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """A backtest, and the forecasts behind it beside what came of them; both None for given weights.
+
+    forecasts, outcomes: index `time`, a column per symbol, log return over the horizon.
+    """
+
+    result: BacktestResult
+    forecasts: pd.DataFrame | None = None
+    outcomes: pd.DataFrame | None = None
+
+
+def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
+    """Trade the forecasts that a run made of its test bars; the backtest ends where they end.
+
+    Raises DataError when the run's forecasts do not begin where its test bars begin.
+    """
+    bars = load_bars(experiment.data, data_dir)
+    clock_T = union_clock(bars.values())
+    forecasts = read_signals(run.forecasts, clock_T, experiment.data.symbols, Interval(experiment.data.interval))
+    test_start_ms = clock_T[np.searchsorted(clock_T, run.manifest["split"]["test_start_ms"])]
+    test_start = pd.Timestamp(test_start_ms, unit="ms", tz="UTC")
+    if test_start not in forecasts.index:
+        raise DataError(
+            f"{run.forecasts}: no forecast for {test_start}, the first of the run's test bars; "
+            "make them with `flashtrader predict --split test`"
+        )
+    forecasts = forecasts[test_start:]
+    filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
+    until_filled = {symbol: table[table["timestamp"] <= clock_T[filled_by]] for symbol, table in bars.items()}
+    return _trade_forecasts(forecasts, bars, until_filled, experiment)
+
+
+def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_forecasts: bool) -> Backtest:
+    """Trade a file of forecasts, by the experiment's policy, or of target weights, as they are."""
+    bars = load_bars(experiment.data, data_dir)
+    interval = Interval(experiment.data.interval)
+    signals = read_signals(path, union_clock(bars.values()), experiment.data.symbols, interval)
+    if are_forecasts:
+        return _trade_forecasts(signals, bars, bars, experiment)
+    return Backtest(run_backtest(bars, signals, interval, experiment.backtest))
+
+
+def _trade_forecasts(
+    forecasts: pd.DataFrame, known: Mapping[str, Bars], traded: Mapping[str, Bars], experiment: Experiment
+) -> Backtest:
+    """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show."""
+    weights = target_weights(forecasts, experiment.policy)
+    return Backtest(
+        result=run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest),
+        forecasts=forecasts,
+        outcomes=_outcomes(known, experiment).reindex(forecasts.index),
+    )
+
+
+def _outcomes(bars: Mapping[str, Bars], experiment: Experiment) -> pd.DataFrame:
+    """Return what every forecast was about: index `time`, a column per symbol, NaN where it is not known."""
+    clock_T = union_clock(bars.values())
+    interval, panel = Interval(experiment.data.interval), experiment.panel
+    columns = {
+        symbol: horizon_log_returns(table, clock_T, interval, panel.target.horizon_bars, panel.max_gap_bars)
+        for symbol, table in bars.items()
+    }
+    return pd.DataFrame(columns, index=pd.to_datetime(clock_T, unit="ms", utc=True).rename("time"))

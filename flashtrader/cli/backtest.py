@@ -1,0 +1,135 @@
+"""`flashtrader backtest`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunName, RunsDir, Table, say, show
+
+if TYPE_CHECKING:
+    from flashtrader.backtest.metrics import Metrics
+    from flashtrader.backtest.result import BacktestResult
+    from flashtrader.run import Run
+
+ForecastFile = Annotated[
+    Path | None,
+    typer.Option("--forecasts", help="Anyone's forecasts: `time` and a column per symbol.", show_default=False),
+]
+WeightFile = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Anyone's target weights, in the same shape; no policy.", show_default=False),
+]
+
+
+def backtest(
+    run: RunName = None,
+    forecasts: ForecastFile = None,
+    weights: WeightFile = None,
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where to write; the run, or a new directory in --runs-dir.", show_default=False),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Trade a run's test forecasts, or anyone's forecasts or weights, and report what they would have earned.
+
+    Policy and costs are the run's own; with --config or --set they are taken from there.
+    """
+    from flashtrader.backtest.experiment import backtest_file, backtest_run
+    from flashtrader.config import load_config
+    from flashtrader.errors import ConfigError
+    from flashtrader.run import Run, create_run, find_run
+
+    if forecasts is not None and weights is not None:
+        raise ConfigError("give --forecasts or --weights, not both")
+    path = forecasts or weights
+    if path is None:
+        chosen = find_run(runs_dir, run)
+        if not chosen.forecasts.is_file():
+            _forecast(chosen, data_dir)
+        experiment = load_config(config or chosen.path / "config.yaml", overrides or [])
+        made = backtest_run(chosen, experiment, data_dir)
+        directory, manifest = out or chosen.path, chosen.manifest
+    else:
+        if config is None and run is None:
+            raise ConfigError(
+                f"{path}: which bars, and at what cost? Give --config X.yaml, or --run R for the run's own"
+            )
+        source = config or find_run(runs_dir, run).path / "config.yaml"
+        experiment = load_config(source, overrides or [])
+        made = backtest_file(path, experiment, data_dir, are_forecasts=forecasts is not None)
+        directory, manifest = out or create_run(runs_dir, experiment).path, None
+
+    from flashtrader.backtest.outputs import write_backtest
+    from flashtrader.config import to_yaml
+    from flashtrader.report.tearsheet import write_report
+
+    write_backtest(made.result, directory)
+    report = write_report(
+        made.result,
+        directory,
+        title=Run(directory).name,
+        config_yaml=to_yaml(experiment),
+        manifest=manifest,
+        forecasts=made.forecasts,
+        outcomes=made.outcomes,
+    )
+    _show(made.result, directory, report, as_json)
+
+
+def _forecast(run: "Run", data_dir: Path) -> None:
+    """Make the test forecasts that nobody has made yet, as `flashtrader predict` would."""
+    from flashtrader.forecasting.forecast import forecast_run, write_forecasts
+
+    say(f"{run.path} has no forecasts yet: forecasting its test bars")
+    write_forecasts(run.forecasts, forecast_run(run, data_dir, "test").forecasts)
+
+
+_ROWS: tuple[tuple[str, str, str], ...] = (
+    ("total return", "total_return", "+.2%"),
+    ("annual return", "annual_return", "+.2%"),
+    ("annual volatility", "annual_volatility", ".2%"),
+    ("Sharpe ratio", "sharpe", ".2f"),
+    ("Sortino ratio", "sortino", ".2f"),
+    ("Calmar ratio", "calmar", ".2f"),
+    ("largest drawdown", "max_drawdown", ".2%"),
+    ("longest drawdown, bars", "max_drawdown_bars", ",d"),
+    ("bars that gained", "hit_rate", ".2%"),
+    ("profit factor", "profit_factor", ".3f"),
+    ("turnover a year", "turnover", ".1f"),
+    ("mean exposure", "exposure", ".2%"),
+    ("costs paid", "total_cost", ",.0f"),
+    ("trades", "num_trades", ",d"),
+    ("final equity", "final_equity", ",.0f"),
+)
+
+
+def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool) -> None:
+    from flashtrader.backtest.outputs import summary
+
+    measured = [result.metrics, *(reference.metrics for reference in result.references.values())]
+    rows = [(label, *(_figure(metrics, key, form) for metrics in measured)) for label, key, form in _ROWS]
+    columns = ("", "strategy", *(name.replace("_", " ") for name in result.references))
+    config, time = result.config, result.time
+    funding = (
+        "no funding charged" if config.funding_rate is None else f"funding {config.funding_rate:+.4%} every 8 hours"
+    )
+    notes = [
+        f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
+        f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "
+        f"{config.slippage_bps:g} bp slippage a side; {funding}",
+        *([f"ruined: equity fell to zero at {time[-1]:%Y-%m-%d %H:%M} UTC"] if result.ruined_at is not None else []),
+        f"report: {report}",
+    ]
+    payload = {"directory": str(directory), "report": str(report)} | summary(result)
+    show([Table(f"Backtest of {directory}", columns, rows)], payload, as_json, notes)
+
+
+def _figure(metrics: "Metrics", key: str, form: str) -> str:
+    value: Any = getattr(metrics, key)
+    return "–" if value != value else format(value, form)

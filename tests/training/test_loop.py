@@ -1,0 +1,201 @@
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from panels import random_bars, store_bars
+
+from flashtrader.config import (
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    PanelConfig,
+    SplitConfig,
+    TargetConfig,
+    TrainingConfig,
+)
+from flashtrader.errors import ConfigError, DataError, TrainingError
+from flashtrader.files import read_json_lines
+from flashtrader.models.weights import load_tensors
+from flashtrader.run import Run
+from flashtrader.training.loop import Trainer, resume_training, train_model
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("data")
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(data_dir, symbol, random_bars(600, seed))
+    return data_dir
+
+
+def experiment(**training: Any) -> Experiment:
+    settings: dict[str, Any] = {
+        "segment_bars": 48,
+        "batch_size": 2,
+        "max_steps": 12,
+        "evaluate_every": 4,
+        "schedule_warmup_steps": 2,
+        "device": "cpu",
+    }
+    return Experiment(
+        name="tiny",
+        data=DataConfig(source="file", symbols=("AAA", "BBB")),
+        panel=PanelConfig(features=("log_return", "rsi_3"), target=TargetConfig(horizon_bars=2)),
+        split=SplitConfig(validation=0.2, test=0.2),
+        model=ModelConfig(context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
+        training=TrainingConfig(**(settings | training)),
+    )
+
+
+def watch_nothing(_metrics: dict[str, Any]) -> None:
+    pass
+
+
+def kill_after(step: int) -> Any:
+    def watch(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            raise ZeroDivisionError
+
+    return watch
+
+
+def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_tensors(run.checkpoints / f"{name}.safetensors")[0]
+
+
+def without_speed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "bars_per_second"} for row in rows]
+
+
+def test_training_writes_all_that_the_run_needs(data_dir: Path, tmp_path: Path) -> None:
+    summary = train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    rows = read_json_lines(summary.run.metrics)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    evaluations = [row for row in rows if "validation_loss" in row]
+    assert [row["step"] for row in evaluations] == [4, 8, 12]
+    assert summary.validation_loss == min(row["validation_loss"] for row in evaluations)
+    assert summary.stopped == "completed"
+    manifest = summary.run.manifest
+    assert manifest["data"]["AAA"]["rows"] == 600
+    assert manifest["split"]["test_start_ms"] == 480 * 3_600_000
+    assert manifest["attention"]["backend"].startswith("sdpa")
+    assert manifest["training"]["best_step"] == summary.best_step
+    assert "standardiser.feature_mean" in weights(summary.run, "best")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("killed_after", [1, 6, 9])
+def test_a_resumed_run_equals_one_that_never_stopped(
+    data_dir: Path, tmp_path: Path, schedule: str, killed_after: int
+) -> None:
+    settings = experiment(schedule=schedule, plateau_patience=1, evaluate_every=1 if killed_after == 1 else 3)
+    whole = train_model(settings, data_dir, tmp_path / "whole", watch_nothing)
+    with pytest.raises(ZeroDivisionError):
+        train_model(settings, data_dir, tmp_path / "cut", kill_after(killed_after))
+    resumed = resume_training(settings, data_dir, Run(tmp_path / "cut" / "tiny-001"), watch_nothing)
+    for name in ("best", "last"):
+        expected, found = weights(whole.run, name), weights(resumed.run, name)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert without_speed(read_json_lines(resumed.run.metrics)) == without_speed(read_json_lines(whole.run.metrics))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data_dir: Path, tmp_path: Path) -> None:
+    first, again, other = (
+        weights(train_model(experiment(seed=seed), data_dir, tmp_path / name, watch_nothing).run, "last")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["model.tokeniser.weight"], other["model.tokeniser.weight"])
+
+
+def test_an_interrupt_saves_and_resuming_goes_on(data_dir: Path, tmp_path: Path) -> None:
+    def interrupt(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = train_model(experiment(), data_dir, tmp_path / "whole", watch_nothing)
+    stopped = train_model(experiment(), data_dir, tmp_path / "cut", interrupt)
+    assert stopped.stopped == "interrupted"
+    assert stopped.steps == 6
+    resumed = resume_training(experiment(), data_dir, stopped.run, watch_nothing)
+    assert resumed.stopped == "completed"
+    expected, found = weights(whole.run, "last"), weights(resumed.run, "last")
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_accumulated_batches_are_one_larger_batch(data_dir: Path, tmp_path: Path) -> None:
+    trainer = train_model(experiment(max_steps=1, accumulate=2), data_dir, tmp_path, watch_nothing)
+    assert trainer.steps == 1
+
+
+def test_training_stops_early_when_nothing_improves(data_dir: Path, tmp_path: Path) -> None:
+    settings = experiment(learning_rate=1e-12, evaluate_every=1, patience=2, max_steps=50)
+    summary = train_model(settings, data_dir, tmp_path, watch_nothing)
+    assert summary.stopped == "early"
+    assert summary.steps < 50
+    assert summary.steps == summary.best_step + 2
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_bars(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: Trainer, *_: object) -> torch.Tensor:
+        loss = sum(weight.sum() for weight in self.model.parameters())
+        return loss * (torch.nan if self.progress.step == 5 else 1.0)
+
+    monkeypatch.setattr(Trainer, "_loss", diverge)
+    message = r"not a number any more at step 6 \(segments that begin from 1970-01-.*lower training\.learning_rate.*of step 4 are kept"
+    with pytest.raises(TrainingError, match=message):
+        train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    assert weights(Run(tmp_path / "tiny-001"), "best")
+
+
+def test_a_damaged_checkpoint_is_named(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
+    path = run.checkpoints / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match=r"last\.safetensors: damaged checkpoint"):
+        resume_training(experiment(), data_dir, run, watch_nothing)
+
+
+def test_resuming_on_other_bars_is_refused_and_on_newer_ones_is_not(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(), data_dir, tmp_path / "runs", watch_nothing).run
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(tmp_path / "longer", symbol, random_bars(700, seed))
+        store_bars(tmp_path / "other", symbol, random_bars(600, seed + 7))
+    assert resume_training(experiment(), tmp_path / "longer", run, watch_nothing).stopped == "completed"
+    with pytest.raises(DataError, match="the stored bars of AAA, BBB are not those that this run was trained on"):
+        resume_training(experiment(), tmp_path / "other", run, watch_nothing)
+
+
+def test_only_the_length_of_a_training_may_change_on_resuming(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
+    longer = resume_training(experiment(max_steps=16), data_dir, run, watch_nothing)
+    assert longer.steps == 16
+    assert run.experiment.training.max_steps == 16
+    with pytest.raises(ConfigError, match=r"training\.learning_rate can't change"):
+        resume_training(experiment(max_steps=16, learning_rate=0.5), data_dir, run, watch_nothing)
+
+
+def test_a_context_longer_than_the_data_is_a_config_error(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.segment_bars: a segment has 4096 bars, but the longest stretch"):
+        train_model(experiment(segment_bars=4096), data_dir, tmp_path / "runs", watch_nothing)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_bars_say_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="flashtrader fetch --source file"):
+        train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing)
+
+
+def test_metrics_survive_as_strict_json(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
+    for line in run.metrics.read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    assert np.isfinite(read_json_lines(run.metrics)[0]["train_loss"])
