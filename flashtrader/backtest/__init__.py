@@ -1,0 +1,1 @@
+"""Forecasts or target weights, and bars, to money."""

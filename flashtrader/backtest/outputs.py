@@ -1,0 +1,87 @@
+"""A backtest result to files: `backtest.json` and tables that pandas reads back."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.backtest.prices import FUNDING_HOURS
+from flashtrader.backtest.result import BacktestResult
+from flashtrader.files import replacing, write_json
+
+
+def write_backtest(result: BacktestResult, directory: Path) -> None:
+    """Write `equity.parquet`, `trades.parquet`, `weights.parquet` and `backtest.json` to `directory`.
+
+    Each file is replaced in one step, and `backtest.json` comes last: once it is there, the tables are.
+    """
+    _write_table(pd.DataFrame({"equity": result.equity}, index=result.time), directory / "equity.parquet")
+    _write_table(trades(result), directory / "trades.parquet")
+    _write_table(result.weights, directory / "weights.parquet")
+    write_json(directory / "backtest.json", summary(result))
+
+
+def trades(result: BacktestResult) -> pd.DataFrame:
+    """Return a row per filled order, in order of time: time, symbol, side, price, value, quantity, cost.
+
+    `time` is the decision bar's opening time; `value` and `cost` are in currency, `quantity` in units of the asset, and
+    all are positive.
+    """
+    rows, assets = np.nonzero(result.traded)
+    prices = result.prices[rows, assets]
+    traded = result.traded[rows, assets]
+    values = np.abs(traded)
+    return pd.DataFrame(
+        {
+            "time": result.time[rows],
+            "symbol": pd.Categorical.from_codes(assets, categories=pd.Index(result.symbols)),
+            "side": pd.Categorical.from_codes((traded < 0).astype(np.int8), categories=pd.Index(["buy", "sell"])),
+            "price": prices,
+            "value": values,
+            "quantity": values / prices,
+            "cost": values * (result.config.fee_bps + result.config.slippage_bps) / 1e4,
+        }
+    )
+
+
+def summary(result: BacktestResult) -> dict[str, Any]:
+    """Return what `backtest.json` holds. A figure that is not defined is NaN here and null there."""
+    config = result.config
+    time = result.time
+    return {
+        "metrics": asdict(result.metrics),
+        "references": {name: asdict(reference.metrics) for name, reference in result.references.items()},
+        "symbols": list(result.symbols),
+        "period": {
+            "start": time[0].isoformat(),
+            "end": time[-1].isoformat(),
+            "bars": len(time),
+            "interval": result.interval.code,
+            "calendar": config.calendar,
+        },
+        "ruined_at": time[-1].isoformat() if result.ruined_at is not None else None,
+        "rules": {
+            "initial_equity": config.initial_equity,
+            "fill": config.fill,
+            "no_trade_band": config.no_trade_band,
+            "max_gross": config.max_gross,
+        },
+        "costs": {
+            "fee_bps": config.fee_bps,
+            "slippage_bps": config.slippage_bps,
+            "total": result.metrics.total_cost,
+        },
+        "funding": {
+            "used": "none" if config.funding_rate is None else "constant",
+            "rate": config.funding_rate,
+            "every_hours": None if config.funding_rate is None else FUNDING_HOURS,
+            "total": float(result.funding.sum()),
+        },
+    }
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as temporary:
+        table.to_parquet(temporary)

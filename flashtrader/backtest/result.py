@@ -1,0 +1,152 @@
+"""Bars and target weights to a backtest result, beside its references."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from flashtrader.backtest.engine import Floats, Simulation, simulate
+from flashtrader.backtest.metrics import Metrics, measure
+from flashtrader.backtest.prices import constant_funding, fill_prices, union_clock
+from flashtrader.backtest.reference import buy_and_hold_weights
+from flashtrader.backtest.signals import check_signals
+from flashtrader.config import BacktestConfig
+from flashtrader.errors import DataError
+from flashtrader.interval import Interval
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a plain alternative earned over the same bars with the same costs."""
+
+    timestamps: NDArray[np.int64]
+    """(R,) opening time of each bar."""
+    equity: Floats
+    """(R,) equity before trading. R exceeds the backtest's T where the backtest was ruined first."""
+    metrics: Metrics
+    """The same figures as the backtest's."""
+
+    @property
+    def time(self) -> pd.DatetimeIndex:
+        """The bars' opening times, UTC."""
+        return _time(self.timestamps)
+
+
+@dataclass(frozen=True)
+class BacktestResult:
+    """A backtest, bar by bar: T bars, A symbols.
+
+    A row is a decision bar, labelled with its opening time. Its money is counted when the decision is filled: at the
+    next bar's open, or at this bar's close.
+    """
+
+    interval: Interval
+    """Distance between bars."""
+    config: BacktestConfig
+    """Costs and rules."""
+    symbols: tuple[str, ...]
+    """Those with a column of weights, in the order of the bars."""
+    timestamps: NDArray[np.int64]
+    """(T,) opening time of each bar, UTC milliseconds."""
+    weights: pd.DataFrame
+    """Target weights as decided: index `time`, a column per symbol; the newest bar's, not yet filled, included."""
+    prices: Floats
+    """(T, A) fill prices; NaN where an asset could not be traded."""
+    equity: Floats
+    """(T,) equity before trading; the first is the initial equity."""
+    cost: Floats
+    """(T,) fees and slippage paid."""
+    funding: Floats
+    """(T,) funding paid on what was held before trading; negative where received."""
+    held: Floats
+    """(T, A) value held after trading."""
+    traded: Floats
+    """(T, A) value bought; negative where sold."""
+    metrics: Metrics
+    """What it comes to."""
+    references: dict[str, Reference]
+    """`buy_and_hold`: equal parts of what has a price at the first bar, then no trade. `cash`: nothing at all."""
+    ruined_at: int | None
+    """Opening time of the last bar, where equity fell to zero or below and the backtest ended; None if it did not."""
+
+    @property
+    def time(self) -> pd.DatetimeIndex:
+        """The bars' opening times, UTC."""
+        return _time(self.timestamps)
+
+
+def run_backtest(
+    bars: Mapping[str, pd.DataFrame], weights: pd.DataFrame, interval: Interval, config: BacktestConfig
+) -> BacktestResult:
+    """Trade target weights on bars, from the first bar with a row of weights to the last that has a fill price.
+
+    bars: a bar table per symbol. weights: index or column `time` (the decision bars' opening times), a column per
+    symbol or for some of them; NaN is no order, and a bar without a row is one of NaN.
+    Raises DataError for weights that don't fit the bars, and where no bar is left to fill them.
+    """
+    clock_T = union_clock(bars.values())
+    weights = check_signals(weights, clock_T, tuple(bars), interval, "weights")
+    symbols = tuple(str(symbol) for symbol in weights.columns)
+    decided_at = weights.index.as_unit("ms").asi8  # type: ignore[attr-defined]
+    first = int(np.searchsorted(clock_T, decided_at[0]))
+
+    prices_TA, times_T = fill_prices(bars, symbols, clock_T, interval, config.fill)
+    prices_TA, times_T = prices_TA[first:], times_T[first:]
+    if not len(times_T):
+        raise DataError(
+            f"weights: the first decision, {weights.index[0]}, is the newest bar's; no bar follows to fill it"
+        )
+    weights_TA = np.full(prices_TA.shape, np.nan)
+    rows = np.searchsorted(clock_T, decided_at) - first
+    filled = rows < len(weights_TA)
+    weights_TA[rows[filled]] = weights.to_numpy()[filled]
+
+    rates_T1 = None if config.funding_rate is None else constant_funding(times_T, config.funding_rate)
+    bars_per_year = interval.bars_per_year(config.calendar)
+    timestamps = clock_T[first : first + len(prices_TA)]
+
+    def trade(prices_TA: Floats, weights_TA: Floats, no_trade_band: float) -> Simulation:
+        return simulate(
+            prices_TA,
+            weights_TA,
+            initial_equity=config.initial_equity,
+            fee_bps=config.fee_bps,
+            slippage_bps=config.slippage_bps,
+            no_trade_band=no_trade_band,
+            max_gross=config.max_gross,
+            funding_TA=rates_T1,
+        )
+
+    def reference(prices_TA: Floats, weights_TA: Floats) -> Reference:
+        # The band spares a strategy small trades; one that trades once must not lose its only one to it.
+        simulation = trade(prices_TA, weights_TA, no_trade_band=0.0)
+        equity_T = simulation.equity_T
+        return Reference(timestamps[: len(equity_T)], equity_T, measure(simulation, bars_per_year))
+
+    simulation = trade(prices_TA, weights_TA, config.no_trade_band)
+    num_steps = len(simulation.equity_T)
+    return BacktestResult(
+        interval=interval,
+        config=config,
+        symbols=symbols,
+        timestamps=timestamps[:num_steps],
+        weights=weights,
+        prices=prices_TA[:num_steps],
+        equity=simulation.equity_T,
+        cost=simulation.cost_T,
+        funding=simulation.funding_T,
+        held=simulation.held_TA,
+        traded=simulation.traded_TA,
+        metrics=measure(simulation, bars_per_year),
+        references={
+            "buy_and_hold": reference(prices_TA, buy_and_hold_weights(prices_TA, config.max_gross)),
+            "cash": reference(prices_TA[:, :0], weights_TA[:, :0]),
+        },
+        ruined_at=int(timestamps[num_steps - 1]) if simulation.ruined else None,
+    )
+
+
+def _time(timestamps: NDArray[np.int64]) -> pd.DatetimeIndex:
+    return pd.to_datetime(timestamps, unit="ms", utc=True).as_unit("ms").rename("time")
