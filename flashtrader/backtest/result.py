@@ -15,6 +15,7 @@ from flashtrader.backtest.signals import check_signals
 from flashtrader.config import BacktestConfig
 from flashtrader.errors import DataError
 from flashtrader.interval import Interval
+from flashtrader.market.spans import iso_time
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,8 @@ def run_backtest(
     prices_TA, times_T = fill_prices(bars, symbols, clock_T, interval, config.fill)
     prices_TA, times_T = prices_TA[first:], times_T[first:]
     if not len(times_T):
-        raise DataError(
-            f"weights: the first decision, {weights.index[0]}, is the newest bar's; no bar follows to fill it"
-        )
+        newest = iso_time(decided_at.item(0))
+        raise DataError(f"weights: the first decision, {newest}, is the newest bar's; no bar follows to fill it")
     weights_TA = np.full(prices_TA.shape, np.nan)
     rows = np.searchsorted(clock_T, decided_at) - first
     filled = rows < len(weights_TA)
