@@ -113,7 +113,10 @@ def _wanted(
 def _fetch_series(
     source: Source, store: Store, series: Series, wanted: Span, progress: Progress, stop: threading.Event
 ) -> FetchReport:
-    missing = minus([wanted], store.answered(series))
+    recorded = store.recorded(series)
+    missing = minus([wanted], recorded.answered)
+    if recorded.examined and not missing:
+        return _report(series, recorded)
     for span in missing:
         store.record_failure(series, span, _STOPPED)  # so that a fetch that is killed knows later what it was after
     total = sum(_num_bars(span, series.interval) for span in missing)
@@ -132,7 +135,7 @@ def _fetch_series(
             batch.flush()
     except (SourceError, DataError) as error:
         failed = str(error)
-    unanswered = minus([wanted], store.answered(series))
+    unanswered = minus([wanted], store.recorded(series).answered)
     if unanswered and failed is None:
         failed = f"{source.name} left {unanswered[-1]} of {series.symbol} unanswered; fetch again"
     for span in unanswered:

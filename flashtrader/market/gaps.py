@@ -9,8 +9,9 @@ Where the source did not answer, the hole is `fetch_failed`. A hole of n bars th
    60 bars either side; the history would then have about `slots · q**n` such holes by chance, and 0.01 of one is
    enough. A source that writes bars of zero volume leaves no hole where nothing was traded: q = 0. Another symbol's
    outage over the same bars overrules chance: then it is an `outage`.
-3. `fetch_failed`, lost pages. Three or more holes in a row, none of them chance, have one length and one distance, and
-   that is not a whole number of days. No exchange fails so regularly: a download skipped a part of each page.
+3. `fetch_failed`, lost pages. Four or more holes in a row, none of them chance, have one length and one distance, which
+   is 100 bars at least and not a whole number of days. No exchange fails so regularly: a download skipped a part of
+   each page.
 4. `outage`: what is left.
 """
 
@@ -30,6 +31,7 @@ Reason = Literal["no_trades", "outage", "fetch_failed"]
 _NEIGHBOURS = 60
 _EXPECTED_AT_LEAST = 0.01
 _LONGEST_CLOSING_MS = 5 * DAY_MS
+_SHORTEST_PAGE = 100
 _WEEK_MS = 7 * DAY_MS
 _WEEKS_AROUND = np.array([-4, -3, -2, -1, 1, 2, 3, 4])
 _TRADES_PER_BAR = np.linspace(1e-6, 50, 50_001)
@@ -188,11 +190,13 @@ def _closing_hours(index: NDArray[np.int64], holes: _Holes, interval: Interval) 
 
 
 def _regular(holes: _Holes, candidates: NDArray[np.bool_], interval: Interval) -> NDArray[np.bool_]:
-    """Return which candidates are in a row of three or more of one length and one distance, not of whole days."""
-    lost = np.zeros(len(holes.start), dtype=bool)
+    """Return which candidates are in a row of four or more of one length and one distance, as lost pages are."""
+    regular = np.zeros(len(holes.start), dtype=bool)
     rows = np.flatnonzero(candidates)
     distance = np.diff(holes.start[rows])
-    equal = (np.diff(holes.num_bars[rows]) == 0) & (distance * interval.milliseconds % DAY_MS != 0)
-    triples = np.flatnonzero(equal[:-1] & equal[1:] & (np.diff(distance) == 0))
-    lost[rows[(triples[:, None] + np.arange(3)).ravel()]] = True
-    return lost
+    pages = (distance >= _SHORTEST_PAGE) & (distance * interval.milliseconds % DAY_MS != 0)
+    pages &= np.diff(holes.num_bars[rows]) == 0
+    same = pages[:-1] & pages[1:] & (np.diff(distance) == 0)
+    fours = np.flatnonzero(same[:-1] & same[1:])
+    regular[rows[(fours[:, None] + np.arange(4)).ravel()]] = True
+    return regular

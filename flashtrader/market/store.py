@@ -97,9 +97,8 @@ class Store:
         if len(bars) and not (answered.start_ms <= timestamps[0] and timestamps[-1] < answered.end_ms):
             raise DataError(f"{series}: bars outside {answered}, the time that they answer for; the source is at fault")
         with self._writing(series) as directory:
-            ledger = self._ledger(series)
-            if ledger.examined:
-                self._write_ledger(series, ledger.unexamined())
+            ledger = self.recorded(series).unexamined()
+            self._write_ledger(series, ledger)
             numbers = series.interval.index(timestamps) // BARS_PER_PART
             cuts = np.flatnonzero(np.diff(numbers)) + 1
             parts = np.split(np.arange(len(bars)), cuts) if len(bars) else []
@@ -110,23 +109,26 @@ class Store:
     def record_failure(self, series: Series, span: Span, error: str) -> None:
         """Note that the source failed to answer `span`."""
         with self._writing(series):
-            self._write_ledger(series, self._ledger(series).with_failure(span, error))
+            self._write_ledger(series, self.recorded(series).with_failure(span, error))
 
     def examine(self, series: Series) -> Ledger:
         """Write down rows, extent and gaps as the bars now are, and return the ledger."""
         with self._writing(series):
-            ledger = self._examined(series, self._ledger(series))
+            ledger = self._examined(series, self.recorded(series))
             self._write_ledger(series, ledger)
         return ledger
 
+    def recorded(self, series: Series) -> Ledger:
+        """Return the ledger as last written, perhaps not examined; the time of a part that is gone is not answered."""
+        directory = self.directory(series)
+        ledger = _read_ledger(directory / "ledger.json")
+        gone = set(ledger.parts) - {path.name for path in _parts(directory)}
+        return ledger.without([_part_span(directory / name, series.interval) for name in gone]) if gone else ledger
+
     def ledger(self, series: Series) -> Ledger:
         """Return the ledger, examined; of a history that isn't there, an empty one."""
-        ledger = self._ledger(series)
+        ledger = self.recorded(series)
         return ledger if ledger.examined else self._examined(series, ledger)
-
-    def answered(self, series: Series) -> tuple[Span, ...]:
-        """Return what needn't be asked for again, without a look at the bars."""
-        return self._ledger(series).answered
 
     def _examined(self, series: Series, ledger: Ledger) -> Ledger:
         return ledger.examine(self._bars(series), series.interval, series.source, self._outages_elsewhere(series))
@@ -181,13 +183,6 @@ class Store:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"{directory}: can't be written ({reason}); what is stored is unharmed") from error
-
-    def _ledger(self, series: Series) -> Ledger:
-        """Return the ledger as written; the time of a part that is gone is no longer answered."""
-        directory = self.directory(series)
-        ledger = _read_ledger(directory / "ledger.json")
-        gone = set(ledger.parts) - {path.name for path in _parts(directory)}
-        return ledger.without([_part_span(directory / name, series.interval) for name in gone]) if gone else ledger
 
     def _write_ledger(self, series: Series, ledger: Ledger) -> None:
         directory = self.directory(series)

@@ -1,0 +1,229 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_source import FIRST_MS, HOUR, HOUR_MS, FakeSource, failing_at, hours, market_bars
+
+from flashtrader.errors import ConfigError, SourceError, UnknownSymbolError
+from flashtrader.market import fetch as fetch_module
+from flashtrader.market.bars import Bars
+from flashtrader.market.fetch import FetchReport, fetch
+from flashtrader.market.sources import Page, Span
+from flashtrader.market.store import Series, Store
+
+BTC = Series("bybit", "BTCUSDT", HOUR)
+BARS = market_bars(101)
+CLOSED = BARS.iloc[:100]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+def btc(source: FakeSource, store: Store, start: int | None = None, end: int | None = None) -> FetchReport:
+    start_ms, end_ms = (None if hour is None else FIRST_MS + hour * HOUR_MS for hour in (start, end))
+    [report] = fetch(source, store, ["BTCUSDT"], HOUR, start_ms, end_ms)
+    return report
+
+
+def asked(source: FakeSource) -> tuple[Span, ...]:
+    return fetch_module.union(span for _, span in source.asked)
+
+
+def test_everything_but_the_open_bar_is_stored(store: Store) -> None:
+    report = btc(FakeSource({"BTCUSDT": BARS}), store)
+    pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
+    assert report == FetchReport("BTCUSDT", 100, 100, FIRST_MS, FIRST_MS + 99 * HOUR_MS, {}, None)
+
+
+def test_a_bar_that_was_open_is_stored_once_it_has_closed(store: Store) -> None:
+    early = BARS.iloc[:51].copy()
+    early.loc[50, "close"] = early.loc[50, "low"]
+    btc(FakeSource({"BTCUSDT": early}), store)
+    source = FakeSource({"BTCUSDT": BARS})
+    assert btc(source, store).added == 50
+    pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
+    assert asked(source) == (hours(50, 100),)
+
+
+@pytest.mark.parametrize(
+    "steps", [[(40, 60), (0, 60), (0, 100)], [(50, None), (0, 20), (0, None)], [(10, 11), (0, 100)]]
+)
+def test_extending_either_way_equals_one_fetch(store: Store, steps: list[tuple[int, int | None]]) -> None:
+    source = FakeSource({"BTCUSDT": BARS})
+    for start, end in steps:
+        btc(source, store, start, end)
+    pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
+    assert sum(span.end_ms - span.start_ms for _, span in source.asked) == 100 * HOUR_MS  # nothing asked for twice
+
+
+def test_what_was_answered_is_not_asked_for_again_even_without_bars(store: Store) -> None:
+    holey = BARS.drop(index=range(30, 45))
+    source = FakeSource({"BTCUSDT": holey})
+    assert btc(source, store).gaps == {"outage": 1}
+    source.asked.clear()
+    report = btc(source, store)
+    assert source.asked == []
+    assert (report.rows, report.added, report.gaps, report.failed) == (85, 0, {"outage": 1}, None)
+
+
+def test_times_off_the_grid_mean_the_bars_that_open_between_them(store: Store) -> None:
+    fetch(FakeSource({"BTCUSDT": BARS}), store, ["BTCUSDT"], HOUR, FIRST_MS + 1, FIRST_MS + 5 * HOUR_MS + 1)
+    pd.testing.assert_frame_equal(store.read(BTC), BARS.iloc[1:6].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(("name", "expected_ms"), [("bybit", 2 * 365 * 24 * HOUR_MS), ("file", 800 * 24 * HOUR_MS)])
+def test_two_years_of_an_exchange_and_all_of_a_file(store: Store, name: str, expected_ms: int) -> None:
+    source = FakeSource({"BTCUSDT": market_bars(800 * 24 + 1).iloc[[0, -1]]})
+    source.name = name
+    btc(source, store)
+    assert sum(span.end_ms - span.start_ms for _, span in source.asked) == expected_ms
+
+
+def test_a_failed_span_is_known_and_asked_for_again(store: Store) -> None:
+    report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(4)), store)
+    assert (report.rows, report.failed) == (30, "fake: timed out")
+    assert [(failure.span, failure.error) for failure in store.ledger(BTC).failed] == [
+        (hours(0, 70), "fake: timed out")
+    ]
+    source = FakeSource({"BTCUSDT": BARS})
+    report = btc(source, store)  # no start given: it goes back to what the first fetch was after
+    assert (report.added, report.failed) == (70, None)
+    assert asked(source) == (hours(0, 70),)
+    assert store.ledger(BTC).failed == ()
+    pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
+
+
+def test_a_failure_between_stored_bars_is_a_gap_that_says_so(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 0, 20)
+    report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(4)), store)
+    assert report.gaps == {"fetch_failed": 1}
+    [gap] = store.ledger(BTC).gaps
+    assert (gap.span, gap.bars, gap.evidence) == (hours(20, 70), 50, "fake: timed out")
+
+
+def test_one_symbol_fails_alone(store: Store) -> None:
+    def eth_fails(symbol: str, page: Span) -> None:
+        if symbol == "ETHUSDT":
+            raise SourceError("fake: refused")
+
+    source = FakeSource({"BTCUSDT": BARS, "ETHUSDT": BARS, "SOLUSDT": BARS}, eth_fails)
+    reports = fetch(source, store, ["BTCUSDT", "ETHUSDT", "SOLUSDT"], HOUR)
+    assert [(report.rows, report.failed) for report in reports] == [(100, None), (0, "fake: refused"), (100, None)]
+
+
+def test_a_page_of_invalid_bars_is_refused_and_nothing_of_it_stored(store: Store) -> None:
+    report = btc(FakeSource({"BTCUSDT": BARS.assign(low=0.0)}), store)
+    assert "no usable low" in (report.failed or "")
+    assert report.rows == 0
+
+
+def test_an_unknown_symbol_stops_everything_before_it_begins(store: Store) -> None:
+    source = FakeSource({"BTCUSDT": BARS})
+    with pytest.raises(UnknownSymbolError, match="no symbol DOGE"):
+        fetch(source, store, ["BTCUSDT", "DOGE"], HOUR)
+    assert source.asked == []
+    assert not store.data_dir.exists()
+
+
+def test_an_unreachable_source_writes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FakeSource({"BTCUSDT": BARS})
+
+    def unreachable(symbol: str, interval: object) -> Span:
+        raise SourceError("fake: unreachable")
+
+    monkeypatch.setattr(source, "history", unreachable)
+    assert btc(source, store).failed == "fake: unreachable"
+    assert not store.data_dir.exists()
+
+
+def test_a_time_without_bars_is_said(store: Store) -> None:
+    assert "no closed bars in the time asked for" in (btc(FakeSource({"BTCUSDT": BARS}), store, 200).failed or "")
+    with pytest.raises(ConfigError, match="not before end"):
+        btc(FakeSource({"BTCUSDT": BARS}), store, 5, 5)
+
+
+def test_a_source_that_leaves_something_unanswered_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FakeSource({"BTCUSDT": BARS})
+    monkeypatch.setattr(source, "pages", lambda *_: iter([Page(BARS.iloc[90:], hours(90, 101))]))
+    report = btc(source, store)
+    assert report.rows == 10
+    assert "unanswered" in (report.failed or "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_an_interrupt_keeps_what_arrived(store: Store, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        btc(FakeSource({"BTCUSDT": BARS}, failing_at(6, error)), store)
+    assert len(store.read(BTC)) == 50
+    assert store.ledger(BTC).failed != ()
+    source = FakeSource({"BTCUSDT": BARS})
+    assert btc(source, store).rows == 100
+    assert asked(source) == (hours(0, 50),)
+
+
+def test_pages_are_stored_some_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    append = Store.append
+
+    def counted(self: Store, series: Series, bars: Bars, answered: Span) -> int:
+        writes.append(len(bars))
+        return append(self, series, bars, answered)
+
+    monkeypatch.setattr(Store, "append", counted)
+    monkeypatch.setattr(fetch_module, "_FLUSH_BARS", 30)
+    btc(FakeSource({"BTCUSDT": BARS}), store)
+    assert writes == [30, 30, 30, 10]
+
+
+def test_progress_counts_the_bars_that_were_asked_for(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 20, 40)
+    seen: list[tuple[str, int, int]] = []
+    fetch(FakeSource({"BTCUSDT": BARS}), store, ["BTCUSDT"], HOUR, FIRST_MS, None, lambda *step: seen.append(step))
+    assert seen[0] == ("BTCUSDT", 0, 80)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1] == ("BTCUSDT", 80, 80)
+
+
+def test_an_outage_found_in_a_later_symbol_explains_an_earlier_one(store: Store) -> None:
+    thin = market_bars(3001)
+    thin[["open", "high", "low", "close"]] = 100.0  # one price in every bar: as thin as a market can be
+    missing = range(1500, 1502)
+    source = FakeSource({"THIN": thin.drop(index=missing), "BUSY": market_bars(3001).drop(index=missing)})
+    [alone] = fetch(source, Store(store.data_dir / "alone"), ["THIN"], HOUR)
+    assert alone.gaps == {"no_trades": 1}
+    reports = fetch(source, store, ["THIN", "BUSY"], HOUR)
+    assert [report.gaps for report in reports] == [{"outage": 1}, {"outage": 1}]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from fake_source import HOUR, FakeSource, market_bars
+from flashtrader.market import fetch
+fetch._FLUSH_BARS = 20
+slow = lambda symbol, page: time.sleep(0.02)
+fetch.fetch(FakeSource({"BTCUSDT": market_bars(2001)}, slow), fetch.Store(Path(sys.argv[1])), ["BTCUSDT"], HOUR)
+"""
+
+
+def test_a_killed_fetch_goes_on_where_it_stopped(store: Store) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(store.data_dir)], cwd=Path(__file__).parent)
+    deadline = time.monotonic() + 20
+    while not store.directory(BTC).exists() or not store.recorded(BTC).answered:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    bars = market_bars(2001)
+    kept = len(store.read(BTC))
+    assert 0 < kept < 2000
+    source = FakeSource({"BTCUSDT": bars})
+    report = btc(source, store)
+    assert (report.rows, report.failed, report.gaps) == (2000, None, {})
+    assert kept <= 2000 - report.added <= kept + 20
+    pd.testing.assert_frame_equal(store.read(BTC), bars.iloc[:2000])
