@@ -1,0 +1,1 @@
+"""A backtest as pictures and as one self-contained page."""

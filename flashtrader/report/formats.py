@@ -1,0 +1,36 @@
+"""Numbers as people read them: a true minus sign, few digits, n/a for what is not known."""
+
+import math
+
+UNKNOWN = "n/a"
+
+
+def fixed(value: float, digits: int, *, signed: bool = False) -> str:
+    """Return 1234.5 as 1,234.5 with that many digits after the point, and a plus before a gain where `signed`."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    rounded = round(value, digits) + 0.0  # a negative zero becomes zero
+    return _typeset(f"{rounded:{'+' if signed and rounded else ''},.{digits}f}")
+
+
+def percent(fraction: float, digits: int = 1, *, signed: bool = False) -> str:
+    """Return 0.123 as 12.3%."""
+    text = fixed(fraction * 100, digits, signed=signed)
+    return text if text == UNKNOWN else f"{text}%"
+
+
+def plain(value: float) -> str:
+    """Return the shortest text of a number on an axis: 0.5, 1,000, 12."""
+    return _typeset(f"{value:,.6g}")
+
+
+def money(value: float) -> str:
+    """Return an amount on an axis in few characters: 100k, 1.25M."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return plain(value / size) + unit
+    return plain(value)
+
+
+def _typeset(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")

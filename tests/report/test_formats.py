@@ -1,0 +1,43 @@
+"""Numbers as people read them."""
+
+import math
+from dataclasses import fields
+
+import pytest
+
+from flashtrader.backtest.metrics import Metrics
+from flashtrader.report.formats import fixed, money, percent, plain
+from flashtrader.report.metric_names import METRIC_NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (fixed(1234.56, 1), "1,234.6"),
+        (fixed(-0.5, 2), "\N{MINUS SIGN}0.50"),
+        (fixed(-0.0001, 2), "0.00"),
+        (fixed(0.0001, 2, signed=True), "0.00"),
+        (fixed(math.inf, 2), "n/a"),
+        (percent(0.1234), "12.3%"),
+        (percent(0.1234, signed=True), "+12.3%"),
+        (percent(-0.1234, 0, signed=True), "\N{MINUS SIGN}12%"),
+        (percent(math.nan), "n/a"),
+        (plain(0.30000000000000004), "0.3"),
+        (plain(-1500.0), "\N{MINUS SIGN}1,500"),
+        (money(0.0), "0"),
+        (money(250_000), "250k"),
+        (money(-1_250_000), "\N{MINUS SIGN}1.25M"),
+        (money(5e12), "5T"),
+    ],
+)
+def test_numbers_as_text(text, expected):
+    assert text == expected
+
+
+def test_every_metric_has_a_name_and_a_definition():
+    assert {name.key for name in METRIC_NAMES} == {field.name for field in fields(Metrics)}
+    assert all(name.label and name.definition for name in METRIC_NAMES)
+
+
+def test_an_undefined_figure_is_not_available_in_every_format():
+    assert all(name.text(math.nan).startswith("n/a") for name in METRIC_NAMES)
