@@ -42,6 +42,12 @@ class AttentionPattern:
         if self.window_steps is not None and not self.causal:
             raise ConfigError("a window needs causal attention; drop window_steps, or set causal")
 
+    def __str__(self) -> str:
+        name = "causal" if self.causal else "full"
+        if self.window_steps is not None:
+            name += f" window {self.window_steps}"
+        return name if self.entities_per_step == 1 else f"{name} × {self.entities_per_step} entities"
+
     @property
     def window_tokens(self) -> int | None:
         """Tokens in a window of `window_steps`."""
@@ -77,6 +83,19 @@ class AttentionPattern:
         if pattern.window_steps is None and num_queries <= self.entities_per_step:
             pattern = replace(pattern, causal=False)
         return pattern, first_key
+
+    def num_pairs(self, num_queries: int, num_keys: int) -> int:
+        """Return how many pairs of a query and a key there are, of those Nq·Nk, that see each other."""
+        if not self.causal:
+            return num_queries * num_keys
+        steps, cached_steps = num_keys // self.entities_per_step, (num_keys - num_queries) // self.entities_per_step
+
+        def pairs_of_steps(first: int) -> int:
+            """Sum min(t, window) over t = 1 … first."""
+            growing = first if self.window_steps is None else min(first, self.window_steps)
+            return growing * (growing + 1) // 2 + (first - growing) * growing
+
+        return (pairs_of_steps(steps) - pairs_of_steps(cached_steps)) * self.entities_per_step**2
 
     def seen_by_any(self, start: int, stop: int, num_keys: int) -> tuple[int, int]:
         """Return the half-open range of keys that at least one of the positions [start, stop) sees."""

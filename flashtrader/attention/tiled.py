@@ -21,7 +21,11 @@ from torch.autograd.function import once_differentiable
 from flashtrader.attention.pattern import AttentionPattern
 
 BLOCK = 256
-"""Queries, and keys, of one tile."""
+"""Queries, and keys, of one tile.
+
+On one core (float32, B 1, H 4, N 2,048, D 64, causal, forward and backward) tiles of 64, 128, 256, 512 take 250, 178,
+158, 191 ms; the formula as written takes 408, PyTorch's kernel 125.
+"""
 
 
 def unsupported(_q_BNHD: Tensor, _k_BNHD: Tensor, _pattern: AttentionPattern) -> str | None:
