@@ -97,6 +97,19 @@ def test_a_reader_that_stops_early_stops_the_requests(monkeypatch, history, limi
         assert len(server.requests) <= 2 + 2 * bybit.IN_FLIGHT
 
 
+def test_once_the_reader_has_left_nothing_is_asked_again(monkeypatch, history, limiter):
+    monkeypatch.setattr(bybit, "PAGE_BARS", 10)
+    newest_ms = int(history["timestamp"].iloc[-11])
+    with ExchangeServer({"BTCUSDT": history}, latency_s=0.03) as server:
+        source = source_of(server, limiter)
+        pages = source.pages("BTCUSDT", HOUR, source.history("BTCUSDT", HOUR))
+        server.fail(http_error(500), times=1_000, when=lambda request: int(request.query["start"]) < newest_ms)
+        next(pages)
+        pages.close()
+        # Each worker ends after the request that it has on its way.
+        assert len(server.requests) <= 2 + 3 * bybit.IN_FLIGHT
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     present=st.lists(st.booleans(), min_size=80, max_size=80),

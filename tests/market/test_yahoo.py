@@ -177,7 +177,10 @@ def test_of_a_week_or_month_split_over_two_rows_nothing_is_taken(limiter, code, 
         last_trade="2024-03-08T21:00:01",
         **NEW_YORK,
     )
-    start = f"{openings[0][:10]}"
+    start = openings[0][:10]
+    with ReplayServer(reply) as server:
+        history = YahooSource(server.url, limiter=limiter).history("AAPL", Interval.parse(code))
+        assert history.end_ms == ms(end)
     bars, answered = one_page(limiter, reply, code, span(start, end[:5] + "05-01" if code == "M" else "2024-04-01"))
     assert dates(bars) == [start]
     assert answered == span(start, end)

@@ -208,9 +208,12 @@ def _rows(result: dict[str, Any], where: str) -> NDArray[np.float64]:
     if widths != {len(_COLUMNS)}:
         raise TransientError(f"{where}: rows of {sorted(widths)} columns instead of {len(_COLUMNS)}; fetch again")
     try:
-        numbers = np.unique(np.array(rows, dtype=np.str_).astype(np.float64), axis=0)
-    except ValueError:
+        numbers: NDArray[np.float64] = np.array([[float(text) for text in row] for row in rows])
+    except (TypeError, ValueError):
         raise TransientError(f"{where}: a bar holds something that is not a number; fetch again") from None
-    if len(np.unique(numbers[:, 0])) < len(numbers):
+    numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
+    changes = (numbers[1:] != numbers[:-1]).any(axis=1)
+    numbers = numbers[np.append(changes, True)]
+    if (numbers[1:, 0] == numbers[:-1, 0]).any():
         raise TransientError(f"{where}: the same bar came twice with different values; fetch again")
     return numbers

@@ -88,12 +88,16 @@ class YahooSource:
         """
         granularity = self._granularity(symbol, interval)
         chart = self._ask(symbol, interval, {"interval": "1d", "range": "1d"})
+        known_ms = chart.known_ms
+        if interval.milliseconds > DAY_MS:
+            # Until the next one is traded in, a week or month may still be split over two rows.
+            known_ms = min(known_ms, chart.last_trade_ms or known_ms)
         if granularity.reach_days is None:
             first_day_ms = _local_dates(np.array([chart.first_trade_ms]), chart.timezone)[0]
             start_ms = interval.floor(int(first_day_ms))
         else:
             start_ms = interval.floor(max(chart.first_trade_ms, chart.now_ms - granularity.reach_days * DAY_MS))
-        return Span(start_ms, max(start_ms, interval.floor(chart.known_ms)))
+        return Span(start_ms, max(start_ms, interval.floor(known_ms)))
 
     def pages(self, symbol: str, interval: Interval, span: Span) -> Iterator[Page]:
         """Yield the closed bars of `span`, newest page first.
