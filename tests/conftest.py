@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tensors are tiny here: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 MARKET_DATA = Path(os.environ.get("FLASHTRADER_MARKET_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -1,20 +1,38 @@
 """The `flashtrader` command. Commands import what they need when they run, so that `--help` answers in a blink."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from flashtrader import __version__
 from flashtrader.cli import backtest, bench, fetch, predict, train
 from flashtrader.cli.console import fail, say
 
 app = typer.Typer(
     name="flashtrader",
-    help="Fetch market bars, train long-context transformers on them, forecast, and backtest the forecasts.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Fetch market bars, train long-context transformers on them, forecast, and backtest the forecasts."""
+
+
 app.command()(fetch.fetch)
 app.command()(train.train)
 app.command()(predict.predict)
@@ -29,20 +47,22 @@ def main() -> None:
     """
     from flashtrader.errors import FlashtraderError
 
+    debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments)
+        sys.exit(app(arguments or ["--help"], standalone_mode=False))
     except KeyboardInterrupt:
         say("stopped")
         sys.exit(130)
     except FlashtraderError as error:
         if debug:
             raise
-        fail(error, error.exit_code)
+        fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        fail(error.format_message(), 2)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        fail(RuntimeError(f"unexpected {type(error).__name__}: {error}; call again with --debug to see where"), 1)
+        fail(f"unexpected {type(error).__name__}: {error}; call again with --debug to see where", 1)

@@ -1,14 +1,13 @@
 """`flashtrader backtest`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunName, RunsDir, Table, say, show
 
 if TYPE_CHECKING:
-    from flashtrader.backtest.metrics import Metrics
     from flashtrader.backtest.result import BacktestResult
     from flashtrader.run import Run
 
@@ -57,9 +56,7 @@ def backtest(
         directory, manifest = out or chosen.path, chosen.manifest
     else:
         if config is None and run is None:
-            raise ConfigError(
-                f"{path}: which bars, and at what cost? Give --config X.yaml, or --run R for the run's own"
-            )
+            raise ConfigError(f"{path}: give --config X.yaml, or --run R, to say on which bars and at what cost")
         source = config or find_run(runs_dir, run).path / "config.yaml"
         experiment = load_config(source, overrides or [])
         made = backtest_file(path, experiment, data_dir, are_forecasts=forecasts is not None)
@@ -90,35 +87,16 @@ def _forecast(run: "Run", data_dir: Path) -> None:
     write_forecasts(run.forecasts, forecast_run(run, data_dir, "test").forecasts)
 
 
-_ROWS: tuple[tuple[str, str, str], ...] = (
-    ("total return", "total_return", "+.2%"),
-    ("annual return", "annual_return", "+.2%"),
-    ("annual volatility", "annual_volatility", ".2%"),
-    ("Sharpe ratio", "sharpe", ".2f"),
-    ("Sortino ratio", "sortino", ".2f"),
-    ("Calmar ratio", "calmar", ".2f"),
-    ("largest drawdown", "max_drawdown", ".2%"),
-    ("longest drawdown, bars", "max_drawdown_bars", ",d"),
-    ("bars that gained", "hit_rate", ".2%"),
-    ("profit factor", "profit_factor", ".3f"),
-    ("turnover a year", "turnover", ".1f"),
-    ("mean exposure", "exposure", ".2%"),
-    ("costs paid", "total_cost", ",.0f"),
-    ("trades", "num_trades", ",d"),
-    ("final equity", "final_equity", ",.0f"),
-)
-
-
 def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool) -> None:
     from flashtrader.backtest.outputs import summary
+    from flashtrader.report.metric_names import METRIC_NAMES
 
     measured = [result.metrics, *(reference.metrics for reference in result.references.values())]
-    rows = [(label, *(_figure(metrics, key, form) for metrics in measured)) for label, key, form in _ROWS]
+    rows = [(name.label, *(name.text(getattr(metrics, name.key)) for metrics in measured)) for name in METRIC_NAMES]
     columns = ("", "strategy", *(name.replace("_", " ") for name in result.references))
     config, time = result.config, result.time
-    funding = (
-        "no funding charged" if config.funding_rate is None else f"funding {config.funding_rate:+.4%} every 8 hours"
-    )
+    rate = config.funding_rate
+    funding = "no funding charged" if rate is None else f"funding {rate:+.4%} every 8 hours"
     notes = [
         f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
         f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "
@@ -128,8 +106,3 @@ def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool
     ]
     payload = {"directory": str(directory), "report": str(report)} | summary(result)
     show([Table(f"Backtest of {directory}", columns, rows)], payload, as_json, notes)
-
-
-def _figure(metrics: "Metrics", key: str, form: str) -> str:
-    value: Any = getattr(metrics, key)
-    return "–" if value != value else format(value, form)

@@ -63,7 +63,7 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def fail(error: Exception, exit_code: int) -> None:
+def fail(message: str, exit_code: int) -> None:
     """Say on one line what went wrong, and end the process."""
-    say("error: " + " ".join(str(error).split()))
+    say("error: " + " ".join(message.split()))
     sys.exit(exit_code)

@@ -1,1 +1,221 @@
 """`flashtrader fetch`."""
+
+import sys
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flashtrader.cli.console import AsJson, DataDir, Table, say, show
+
+if TYPE_CHECKING:
+    from flashtrader.interval import Interval
+    from flashtrader.market.fetch import FetchReport
+    from flashtrader.market.sources import Source
+    from flashtrader.market.store import Store
+
+
+class SourceChoice(StrEnum):
+    """Where bars come from."""
+
+    BYBIT = "bybit"
+    YAHOO = "yahoo"
+    FILE = "file"
+    SIMULATED = "simulated"
+
+
+class Category(StrEnum):
+    """Which of Bybit's markets."""
+
+    LINEAR = "linear"
+    SPOT = "spot"
+
+
+def fetch(
+    symbols: Annotated[str, typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.")],
+    source: Annotated[SourceChoice, typer.Option("--source", help="Where from.")] = SourceChoice.BYBIT,
+    category: Annotated[
+        Category, typer.Option("--category", help="Bybit's USDT perpetuals or its spot market.")
+    ] = Category.LINEAR,
+    interval: Annotated[
+        str, typer.Option("--interval", "-i", help="Minutes (1 3 5 15 30 60 120 240 360 720) or D, W, M.")
+    ] = "60",
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="First bar, UTC; else what is stored, or two years.", show_default=False),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--end", help="Bars before this time; else all that have closed.", show_default=False)
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option("--path", help="Source file: a Parquet or CSV file, or a directory of them.", show_default=False),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="Another host that speaks the source's API.", show_default=False)
+    ] = None,
+    noise_only: Annotated[
+        bool, typer.Option("--noise-only", help="Simulated: the twin market in which nothing can be forecast.")
+    ] = False,
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Store the closed bars of markets; a history that is there is only extended, at either end."""
+    from flashtrader.errors import ConfigError
+    from flashtrader.interval import Interval
+    from flashtrader.market import fetch as market
+    from flashtrader.market.store import Store
+
+    names = [name.strip() for name in symbols.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--symbols {symbols}: name each market once, separated by commas")
+    bar_interval = Interval.parse(interval)
+    store = Store(data_dir)
+    from_source = _source(source, category, path, base_url, noise_only)
+    with _Progress() as progress:
+        reports = market.fetch(
+            from_source,
+            store,
+            names,
+            bar_interval,
+            _milliseconds("--start", start),
+            _milliseconds("--end", end),
+            progress.update,
+        )
+    _write_truth(from_source, store, names, bar_interval)
+    _show(reports, from_source.name, store, as_json)
+    failed = [report for report in reports if report.failed is not None]
+    for report in failed:
+        say(f"error: {report.symbol}: {report.failed}")
+    if failed:
+        sys.exit(1)
+
+
+def _source(
+    source: SourceChoice, category: Category, path: Path | None, base_url: str | None, noise_only: bool
+) -> "Source":
+    """Return the source that the options name. Raises ConfigError for options that do not belong to it."""
+    from flashtrader.errors import ConfigError
+
+    for option, value, owners in (
+        ("--path", path, (SourceChoice.FILE,)),
+        ("--base-url", base_url, (SourceChoice.BYBIT, SourceChoice.YAHOO)),
+        ("--noise-only", noise_only or None, (SourceChoice.SIMULATED,)),
+        ("--category spot", category if category is Category.SPOT else None, (SourceChoice.BYBIT,)),
+    ):
+        if value is not None and source not in owners:
+            raise ConfigError(f"{option} goes with --source {' or '.join(owners)}, not {source}")
+    match source:
+        case SourceChoice.BYBIT:
+            from flashtrader.market.sources.bybit import BybitSource
+
+            return BybitSource(category.value, base_url)
+        case SourceChoice.YAHOO:
+            from flashtrader.market.sources.yahoo import YahooSource
+
+            return YahooSource(base_url)
+        case SourceChoice.FILE:
+            from flashtrader.market.sources.files import FileSource
+
+            if path is None:
+                raise ConfigError("--source file needs --path: a Parquet or CSV file, or a directory of them")
+            return FileSource(path)
+        case SourceChoice.SIMULATED:
+            from flashtrader.market.sources.simulated import SimulatedSource
+
+            return SimulatedSource(noise_only=noise_only)
+
+
+def _milliseconds(option: str, text: str | None) -> int | None:
+    from datetime import datetime
+
+    from flashtrader.config import utc
+    from flashtrader.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        moment = utc(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
+    assert isinstance(moment, datetime)
+    return round(moment.timestamp() * 1000)
+
+
+def _write_truth(source: "Source", store: "Store", symbols: list[str], interval: "Interval") -> None:
+    """Write what can at best be forecast of a simulated market beside its bars."""
+    from flashtrader.files import write_json
+    from flashtrader.market.sources.simulated import SimulatedSource
+    from flashtrader.market.store import Series
+
+    if isinstance(source, SimulatedSource):
+        for symbol in symbols:
+            directory = store.directory(Series(source.name, symbol, interval))
+            if directory.is_dir():
+                write_json(directory / "truth.json", source.truth(symbol, interval))
+
+
+def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bool) -> None:
+    from flashtrader.market.spans import iso_time
+
+    def moment(milliseconds: int | None) -> str:
+        return "–" if milliseconds is None else iso_time(milliseconds)[:16].replace("T", " ")
+
+    rows = [
+        (
+            report.symbol,
+            f"{report.rows:,}",
+            f"{report.added:+,}",
+            moment(report.first_ms),
+            moment(report.last_ms),
+            ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.gaps.items()) or "none",
+        )
+        for report in reports
+    ]
+    payload = {
+        "source": source,
+        "data_dir": str(store.data_dir),
+        "symbols": {
+            report.symbol: {
+                "rows": report.rows,
+                "added": report.added,
+                "first": None if report.first_ms is None else iso_time(report.first_ms),
+                "last": None if report.last_ms is None else iso_time(report.last_ms),
+                "gaps": report.gaps,
+                "failed": report.failed,
+            }
+            for report in reports
+        },
+    }
+    columns = ("symbol", "bars", "new", "first", "last", "gaps")
+    show([Table(f"Stored from {source} in {store.data_dir}", columns, rows)], payload, as_json)
+
+
+class _Progress:
+    """A bar for each market on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("bars"))
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "_Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def update(self, symbol: str, bars_done: int, bars_total: int) -> None:
+        """Show how far a market is; called from several threads."""
+        with self._lock:
+            if symbol not in self._tasks:
+                self._tasks[symbol] = self._bars.add_task(symbol)
+            self._bars.update(self._bars.task_ids[self._tasks[symbol]], completed=bars_done, total=bars_total)

@@ -51,14 +51,19 @@ def train(
         else:
             summary = train_model(experiment, data_dir, runs_dir, progress.update)
 
-    from flashtrader.report.plots import save_loss_curves
-
-    save_loss_curves(summary.run.metrics, summary.run.path / "loss.png")
+    _draw_losses(summary)
     _show_summary(summary, as_json)
     if summary.stopped == "interrupted":
         say(f"stopped at step {summary.steps}; go on with: flashtrader train --resume {summary.run.path}")
         sys.exit(130)
     return None
+
+
+def _draw_losses(summary: "TrainingSummary") -> None:
+    from flashtrader.files import read_json_lines
+    from flashtrader.report.plots import plot_loss_curves, write_png
+
+    write_png(plot_loss_curves(read_json_lines(summary.run.metrics)), summary.run.path / "loss.png")
 
 
 def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Where a model runs, and in which precision."""
 
 import torch
+from torch import nn
 
 from flashtrader.config import TrainingConfig
 from flashtrader.errors import BackendError
@@ -12,6 +13,11 @@ def pick_device(config: TrainingConfig) -> torch.device:
     if config.device == "cuda" and not available:
         raise BackendError("training.device is cuda, but PyTorch sees no CUDA device here; use auto or cpu")
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's weights are."""
+    return next(model.parameters()).device
 
 
 def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:

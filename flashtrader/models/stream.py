@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from flashtrader.models.families import ReturnsModel
+from flashtrader.models.precision import device_of
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows
 
@@ -33,7 +34,7 @@ def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: in
 
 def _forecast_run(model: ReturnsModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:
     """Return (end − begin, K), the first row being the first that the model sees."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     chunk_bars = chunk_length(model.decoder.shape.context_bars)
     past = model.decoder.new_cache()
     was_training = model.training

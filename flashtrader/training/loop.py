@@ -18,8 +18,8 @@ from flashtrader.config import Experiment, to_yaml
 from flashtrader.errors import TrainingError
 from flashtrader.files import finite, read_json_lines, write_text
 from flashtrader.market.spans import iso_time
-from flashtrader.models.families import build_model
-from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.families import ReturnsModel, build_model
+from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import forecast_rows
 from flashtrader.models.weights import save_tensors
 from flashtrader.panel.segments import Batch
@@ -54,9 +54,11 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
     `watch` gets the metrics of every step as they are written to metrics.jsonl.
     """
     data = prepare(experiment, data_dir)
-    trainer = Trainer(experiment, data, create_run(runs_dir, experiment))
-    trainer.run.write_manifest(describe_training(experiment, data, trainer.model, trainer.device))
-    return trainer.train(watch)
+    model = _untrained(experiment, data)
+    manifest = describe_training(experiment, data, model)
+    run = create_run(runs_dir, experiment)
+    run.write_manifest(manifest)
+    return Trainer(experiment, data, model, run).train(watch)
 
 
 def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
@@ -68,21 +70,31 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     check_same_experiment(run, experiment)
     data = prepare(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
-    trainer = Trainer(experiment, data, run)
+    trainer = Trainer(experiment, data, _untrained(experiment, data), run)
     trainer.restore()
     write_text(run.path / "config.yaml", to_yaml(experiment))
     run.forecasts.unlink(missing_ok=True)
     return trainer.train(watch)
 
 
+def _untrained(experiment: Experiment, data: TrainingData) -> ReturnsModel:
+    model = build_model(experiment, len(data.panel.feature_names), data.scaler)
+    return model.to(pick_device(experiment.training))
+
+
 class Trainer:
     """A model in training: one step, one evaluation and one checkpoint at a time."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, run: Run) -> None:
-        self.experiment, self.config, self.data, self.run = experiment, experiment.training, data, run
-        self.device = pick_device(self.config)
-        self.model = build_model(experiment, len(data.panel.feature_names), data.scaler).to(self.device)
-        self.optimiser = build_optimiser(self.model, self.config)
+    def __init__(self, experiment: Experiment, data: TrainingData, model: ReturnsModel, run: Run) -> None:
+        self.experiment, self.config, self.data, self.model, self.run = (
+            experiment,
+            experiment.training,
+            data,
+            model,
+            run,
+        )
+        self.device = device_of(model)
+        self.optimiser = build_optimiser(model, self.config)
         self.schedule = Schedule(self.config)
         self.objective = OBJECTIVES[self.config.loss]
         self.progress = Progress()

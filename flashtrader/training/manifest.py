@@ -14,7 +14,7 @@ from flashtrader.attention import choose
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.models.families import ReturnsModel
-from flashtrader.models.precision import compute_dtype
+from flashtrader.models.precision import compute_dtype, device_of
 from flashtrader.run import Run
 from flashtrader.training.data import TrainingData
 
@@ -22,10 +22,12 @@ _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard"
 _RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow")
 
 
-def describe_training(
-    experiment: Experiment, data: TrainingData, model: ReturnsModel, device: torch.device
-) -> dict[str, Any]:
-    """Return the manifest of a run that is about to begin."""
+def describe_training(experiment: Experiment, data: TrainingData, model: ReturnsModel) -> dict[str, Any]:
+    """Return the manifest of a run that is about to begin.
+
+    Raises BackendError when the attention backend that the experiment names can't run the training's calls.
+    """
+    device = device_of(model)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
@@ -47,7 +49,7 @@ def describe_training(
 
 
 def check_same_experiment(run: Run, experiment: Experiment) -> None:
-    """Raise ConfigError if the experiment differs from the run's in more than when training stops and what it reports."""
+    """Raise ConfigError if the experiment is not the run's own but for when training stops and what it reports."""
     old, new = (_flat(described.model_dump(mode="json")) for described in (run.experiment, experiment))
     changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _MAY_CHANGE]
     if changed:

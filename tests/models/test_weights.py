@@ -34,7 +34,7 @@ def test_a_single_flipped_bit_is_noticed(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
-    with pytest.raises(TrainingError, match="damaged checkpoint .*digest"):
+    with pytest.raises(TrainingError, match=r"damaged checkpoint .*digest"):
         load_tensors(path)
 
 

@@ -150,7 +150,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_bars(
         return loss * (torch.nan if self.progress.step == 5 else 1.0)
 
     monkeypatch.setattr(Trainer, "_loss", diverge)
-    message = r"not a number any more at step 6 \(segments that begin from 1970-01-.*lower training\.learning_rate.*of step 4 are kept"
+    message = r"not a number any more at step 6 \(.* from 1970-01-.*lower training\.learning_rate.*of step 4 are kept"
     with pytest.raises(TrainingError, match=message):
         train_model(experiment(), data_dir, tmp_path, watch_nothing)
     assert weights(Run(tmp_path / "tiny-001"), "best")

@@ -1,0 +1,253 @@
+"""The way of a bar from the store to the report, through the commands that a user types."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from command import Command
+from panels import HOUR_MS, random_bars, store_bars
+
+NUM_BARS = 700
+HORIZON = 4
+SETTINGS: dict[str, Any] = {
+    "data": {"source": "file", "symbols": ["AAA", "BBB"], "interval": "60"},
+    "panel": {
+        "features": ["log_return", "volatility_6", "volume_ratio_6", "price_ratio_6", "rsi_5", "calendar"],
+        "target": {"horizon_bars": HORIZON},
+    },
+    "split": {"validation": 0.2, "test": 0.2},
+    "model": {"context_bars": 8, "width": 8, "layers": 2, "heads": 2},
+    "training": {"segment_bars": 48, "batch_size": 2, "max_steps": 6, "evaluate_every": 3, "device": "cpu"},
+    "policy": {"kind": "tanh", "scale": 1000.0, "max_weight": 0.5},
+    "backtest": {"fee_bps": 5.0, "slippage_bps": 2.5},
+}
+TEST_START = NUM_BARS - round(0.2 * NUM_BARS)
+
+
+class Place:
+    """A directory with data, a config, and the commands at work in it."""
+
+    def __init__(self, root: Path, flashtrader: Command) -> None:
+        self.root, self.flashtrader = root, flashtrader
+        self.config = root / "tiny.yaml"
+        self.config.write_text(yaml.safe_dump(SETTINGS))
+        self.run = root / "runs" / "tiny-001"
+        for symbol, bars in self.bars().items():
+            store_bars(root / "data", symbol, bars)
+
+    @staticmethod
+    def bars() -> dict[str, pd.DataFrame]:
+        return {"AAA": random_bars(NUM_BARS, 1), "BBB": random_bars(NUM_BARS - 30, 2, first_hour=30)}
+
+    def __call__(self, *arguments: object, data: str = "data") -> Any:
+        places = ("--data-dir", self.root / data, "--runs-dir", self.root / "runs", "--json")
+        return self.flashtrader.succeeds(*arguments, *places).json
+
+    def fails(self, exit_code: int, *arguments: object, data: str = "data") -> str:
+        places = ("--data-dir", self.root / data, "--runs-dir", self.root / "runs")
+        return self.flashtrader.fails(exit_code, *arguments, *places)
+
+
+@pytest.fixture
+def place(tmp_path: Path, flashtrader: Command) -> Place:
+    return Place(tmp_path, flashtrader)
+
+
+@pytest.fixture
+def trained(place: Place) -> Place:
+    place("train", "--config", place.config)
+    return place
+
+
+def utc(hours: int) -> pd.Timestamp:
+    return pd.Timestamp(hours * HOUR_MS, unit="ms", tz="UTC")
+
+
+def test_train_predict_backtest_leave_everything_in_the_run(trained: Place) -> None:
+    predicted = trained("predict")
+    forecasts = pd.read_parquet(trained.run / "forecasts.parquet")
+    assert list(forecasts.columns) == ["AAA", "BBB"]
+    assert forecasts.index.name == "time"
+    assert forecasts.index[0] == utc(TEST_START)
+    assert forecasts.index[-1] == utc(NUM_BARS - 1)
+    assert forecasts.notna().all(axis=None)
+    assert predicted["horizon_bars"] == HORIZON
+    assert predicted["scores"][0]["bars"] == len(forecasts) - HORIZON
+
+    tested = trained("backtest")
+    equity = pd.read_parquet(trained.run / "equity.parquet")
+    assert equity.index[0] == utc(TEST_START)
+    assert equity["equity"].iloc[0] == 100_000
+    assert tested["metrics"]["final_equity"] == equity["equity"].iloc[-1]
+    assert set(tested["references"]) == {"buy_and_hold", "cash"}
+    assert tested["references"]["cash"]["total_return"] == 0
+    assert tested["metrics"]["total_cost"] > 0
+    for name in ("config.yaml", "manifest.json", "metrics.jsonl", "trades.parquet", "weights.parquet", "report.html"):
+        assert (trained.run / name).stat().st_size > 0
+    for name in ("loss", "equity", "drawdown", "positions", "monthly_returns", "forecast_outcome"):
+        assert (trained.run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_backtest_without_forecasts_makes_them_first(trained: Place) -> None:
+    without = trained("backtest")["metrics"]
+    assert (trained.run / "forecasts.parquet").is_file()
+    trained("predict")
+    assert trained("backtest")["metrics"] == without
+
+
+def test_changing_every_input_after_a_bar_changes_nothing_at_or_before_it(trained: Place) -> None:
+    """The whole promise, through the commands: prices and volumes after the cut become noise."""
+    generator = np.random.default_rng(5)
+    cuts = (TEST_START + 20, TEST_START + 77)
+
+    def results(data: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        trained("predict", "--split", "all", data=data)
+        trained("backtest", data=data)
+        return pd.read_parquet(trained.run / "forecasts.parquet"), pd.read_parquet(trained.run / "weights.parquet")
+
+    forecasts, weights = results("data")
+    assert forecasts.notna().any(axis=None)
+    for cut in cuts:
+        for symbol, bars in trained.bars().items():
+            later = bars["timestamp"] > cut * HOUR_MS
+            noise = generator.lognormal(3, 1, size=(int(later.sum()), 4))
+            bars.loc[later, "open"], bars.loc[later, "close"] = noise[:, 0], noise[:, 1]
+            bars.loc[later, "high"] = noise.max(axis=1)
+            bars.loc[later, "low"] = noise.min(axis=1)
+            bars.loc[later, "volume"] = generator.lognormal(2, 2, size=int(later.sum()))
+            store_bars(trained.root / f"noise{cut}", symbol, bars)
+        changed_forecasts, changed_weights = results(f"noise{cut}")
+        pd.testing.assert_frame_equal(changed_forecasts[: utc(cut)], forecasts[: utc(cut)], check_exact=True)
+        pd.testing.assert_frame_equal(changed_weights[: utc(cut)], weights[: utc(cut)], check_exact=True)
+        assert not changed_forecasts[utc(cut + 1) :].equals(forecasts[utc(cut + 1) :])
+        assert not changed_weights[utc(cut + 1) :].equals(weights[utc(cut + 1) :])
+
+
+def test_the_newest_bar_alone_gets_the_forecast_that_it_gets_among_all(trained: Place) -> None:
+    trained("predict", "--split", "all")
+    among_all = pd.read_parquet(trained.run / "forecasts.parquet").iloc[-1:]
+    latest = trained("predict", "--split", "latest", "--out", trained.root / "latest.parquet")
+    alone = pd.read_parquet(trained.root / "latest.parquet")
+    pd.testing.assert_frame_equal(alone, among_all, rtol=0, atol=1e-6)
+    assert latest["newest"]["AAA"] == alone["AAA"].iloc[0]
+
+
+def test_anyones_weights_need_only_data_and_backtest(place: Place) -> None:
+    config = place.root / "bare.yaml"
+    config.write_text(yaml.safe_dump({key: SETTINGS[key] for key in ("data", "backtest")}))
+    times = pd.DatetimeIndex([utc(hour) for hour in range(100, 200)], name="time")
+    weights = pd.DataFrame({"AAA": 0.5, "BBB": -0.25}, index=times)
+    weights.to_csv(place.root / "weights.csv")
+    weights.to_parquet(place.root / "weights.parquet")
+    from_csv = place("backtest", "--weights", place.root / "weights.csv", "--config", config)
+    from_parquet = place("backtest", "--weights", place.root / "weights.parquet", "--config", config)
+    assert from_csv["metrics"] == from_parquet["metrics"]
+    assert from_csv["directory"] != from_parquet["directory"]
+    assert from_csv["metrics"]["num_trades"] > 2
+    assert (Path(from_csv["directory"]) / "report.html").is_file()
+
+
+def test_anyones_forecasts_go_through_the_policy(trained: Place) -> None:
+    trained("predict")
+    ours = trained("backtest")
+    path = trained.root / "forecasts.parquet"
+    path.write_bytes((trained.run / "forecasts.parquet").read_bytes())
+    assert trained("backtest", "--forecasts", path, "--config", trained.config)["metrics"] == ours["metrics"]
+    assert trained("backtest", "--forecasts", path, "--run", "tiny-001")["metrics"] == ours["metrics"]
+
+
+def test_costs_can_be_changed_for_one_backtest(trained: Place) -> None:
+    dear = trained("backtest")["metrics"]
+    free = trained("backtest", "--set", "backtest.fee_bps=0", "--set", "backtest.slippage_bps=0")["metrics"]
+    assert free["total_cost"] == 0
+    assert free["final_equity"] > dear["final_equity"]
+
+
+def test_a_dry_run_trains_nothing(place: Place) -> None:
+    budget = place("train", "--config", place.config, "--dry-run")
+    assert budget["parameters"] > 100
+    assert budget["tokens_per_step"] == 2 * 48
+    assert budget["labels_per_step"] == 2 * (48 - 8) * 2
+    assert budget["peak_bytes"] > 0
+    assert budget["total_seconds"] > 0
+    assert not place.run.exists()
+
+
+def test_a_resumed_run_goes_on(trained: Place) -> None:
+    resumed = trained("train", "--resume", "tiny-001", "--set", "training.max_steps=9")
+    assert resumed["steps"] == 9
+
+
+def test_json_is_all_that_is_on_standard_output(trained: Place) -> None:
+    outcome = trained.flashtrader.succeeds(
+        "predict", "--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs"
+    )
+    assert "IC" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("train",), 2, "give --config X.yaml to train anew, or --resume RUN"),
+        (("train", "--config", "missing.yaml"), 2, "missing.yaml: can't be read (No such file or directory)"),
+        (
+            ("train", "--config", "{config}", "--set", "model.widht=3"),
+            2,
+            "model.widht: unknown key; the nearest is model.w",
+        ),
+        (("train", "--config", "{config}", "--set", "model.heads=3"), 2, "model: heads (3) must divide width (8)"),
+        (
+            ("train", "--config", "{config}", "--set", "training.segment_bars=9999"),
+            2,
+            "training.segment_bars: a segment",
+        ),
+        (
+            ("train", "--config", "{config}", "--set", "model.attention=flsh"),
+            2,
+            "'flsh' is unknown; the nearest is flash",
+        ),
+        (
+            ("train", "--config", "{config}", "--set", "data.symbols=[CCC]"),
+            1,
+            "no bars of CCC 60 from file; get them with",
+        ),
+        (("train", "--config", "{config}", "--set", "panel.features=[rsj_5]"), 2, "the nearest is rsi_5"),
+        (("train", "--resume", "nothing"), 2, "no run 'nothing' here"),
+        (("predict",), 2, "no trained run in"),
+        (("predict", "--split", "tomorrow"), 2, "'tomorrow' is not one of 'test', 'all', 'latest'"),
+        (("backtest",), 2, "no trained run in"),
+        (("backtest", "--weights", "w.csv"), 2, "w.csv: give --config X.yaml, or --run R"),
+        (("backtest", "--weights", "w.csv", "--forecasts", "f.csv"), 2, "give --forecasts or --weights, not both"),
+        (
+            ("backtest", "--weights", "w.csv", "--config", "{config}"),
+            2,
+            "w.csv: no such file; give a CSV or Parquet file",
+        ),
+    ],
+)
+def test_a_wrong_request_is_one_line(place: Place, arguments: tuple[str, ...], exit_code: int, message: str) -> None:
+    filled = [argument.format(config=place.config) for argument in arguments]
+    assert message in place.fails(exit_code, *filled)
+    assert not place.run.exists()
+
+
+def test_forecasts_that_do_not_match_the_bars_are_refused(place: Place) -> None:
+    times = pd.DatetimeIndex([utc(hour) for hour in range(690, 720)], name="time")
+    pd.DataFrame({"AAA": 0.01}, index=times).to_parquet(place.root / "late.parquet")
+    message = place.fails(1, "backtest", "--forecasts", place.root / "late.parquet", "--config", place.config)
+    assert "late.parquet: time 1970-01-30T04:00" in message
+
+
+def test_a_damaged_checkpoint_is_one_line(trained: Place) -> None:
+    path = trained.run / "checkpoints" / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "best.safetensors: damaged checkpoint" in trained.fails(1, "predict")
+    assert not (trained.run / "forecasts.parquet").exists()
+
+
+def test_forecasts_of_other_bars_than_the_test_are_not_traded(trained: Place) -> None:
+    trained("predict", "--split", "latest")
+    assert "make them with `flashtrader predict --split test`" in trained.fails(1, "backtest")
