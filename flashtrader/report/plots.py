@@ -149,14 +149,15 @@ def plot_positions(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence
     starts = bucket_starts(len(timestamps), _NUM_COLUMNS)
     edges = _days(np.append(timestamps[starts], timestamps[-1] + _typical_step(timestamps)))
 
-    for name, exposure_T, colour in (
-        ("Gross", np.abs(weights_TA).sum(axis=1), BLUE),
-        ("Net", weights_TA.sum(axis=1), ORANGE),
+    # The wider line shows on both sides of the narrower one where the two are the same.
+    for name, exposure_T, colour, width in (
+        ("Gross", np.abs(weights_TA).sum(axis=1), BLUE, 2.4),
+        ("Net", weights_TA.sum(axis=1), ORANGE, 1.1),
     ):
         low, high, mean = (_held(values) for values in bucket_ranges(exposure_T, starts))
         exposure.fill_between(edges, low, high, step="post", color=colour, alpha=0.3, linewidth=0)
         label = f"{name}, on average {percent(exposure_T.mean(), 0)}"
-        exposure.step(edges, mean, where="post", color=colour, label=label)
+        exposure.step(edges, mean, where="post", color=colour, linewidth=width, label=label)
     exposure.axhline(0, color=INK, linewidth=0.8)
     exposure.yaxis.set_major_formatter(_percent_tick)
     exposure.set_ylabel("Share of equity")

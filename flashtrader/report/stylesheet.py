@@ -94,7 +94,7 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Lib
   .definitions div { padding-bottom: 3pt; }
   main, .pictures, .facts, .below { display: block; }
   section, figure { margin-bottom: 10pt; }
-  figure, tr, .tiles, .facts section { break-inside: avoid; }
+  figure, tr, .tiles, .facts section, .below section:first-child { break-inside: avoid; }
   figure img { filter: none; padding: 4pt 0; width: 114mm; margin-inline: auto; }
   figcaption { padding-block: 3pt 5pt; font-size: 8.5pt; }
   h2, h3 { break-after: avoid; }
