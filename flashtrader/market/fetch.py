@@ -54,8 +54,8 @@ def fetch(
 ) -> list[FetchReport]:
     """Store the closed bars that open in [`start_ms`, `end_ms`) and were never answered for; report on each symbol.
 
-    start_ms None: the oldest bar stored or left unanswered by an earlier fetch; where there is none, two years before
-    the last closed bar, or everything that files and the simulated exchange have. end_ms None: the last closed bar.
+    start_ms None: of files and the simulated exchange everything; else the oldest bar stored or left unanswered by an
+    earlier fetch, and where there is none, two years before the last closed bar. end_ms None: the last closed bar.
     progress(symbol, bars_done, bars_total) is called from several threads.
 
     A symbol that fails keeps what arrived, has `failed` in its report, and leaves the others alone; the next call goes
@@ -101,10 +101,12 @@ def _wanted(
     ledger: Ledger, history: Span, source: str, interval: Interval, start_ms: int | None, end_ms: int | None
 ) -> Span:
     """Return the span of bars to have, on the grid and within what the source has."""
-    if start_ms is None:
+    if start_ms is None and source in _LOCAL:
+        start_ms = history.start_ms
+    elif start_ms is None:
         known = [span.start_ms for span in (*ledger.answered, *(failure.span for failure in ledger.failed))]
         known += [] if ledger.first_ms is None else [ledger.first_ms]
-        start_ms = min(known, default=history.start_ms if source in _LOCAL else history.end_ms - _DEFAULT_MS)
+        start_ms = min(known, default=history.end_ms - _DEFAULT_MS)
     end_ms = history.end_ms if end_ms is None else end_ms
     start, end = interval.opening(interval.index(np.array([start_ms - 1, end_ms - 1])) + 1).tolist()
     return Span(start, end) & history

@@ -84,6 +84,14 @@ def test_two_years_of_an_exchange_and_all_of_a_file(store: Store, name: str, exp
     assert sum(span.end_ms - span.start_ms for _, span in source.asked) == expected_ms
 
 
+def test_a_longer_file_extends_what_a_shorter_one_gave(store: Store) -> None:
+    for first in (60, 0):
+        source = FakeSource({"BTCUSDT": BARS.iloc[first:]})
+        source.name = "file"
+        report = btc(source, store)
+    assert report.rows == 100
+
+
 def test_a_failed_span_is_known_and_asked_for_again(store: Store) -> None:
     report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(4)), store)
     assert (report.rows, report.failed) == (30, "fake: timed out")
