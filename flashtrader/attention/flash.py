@@ -102,9 +102,11 @@ def load(build: Build) -> Callable[..., Any] | str:
     """Return the build's `flash_attn_func`, or why there is none."""
     try:
         function: Callable[..., Any] = importlib.import_module(build.module).flash_attn_func
-    except (ModuleNotFoundError, AttributeError):
+    except AttributeError:
         return f"{build.module} is not installed: {build.install}"
     except Exception as error:  # a build for another torch, CUDA or CUTLASS fails in ways of its own
+        if isinstance(error, ModuleNotFoundError) and f"{build.module}.".startswith(f"{error.name}."):
+            return f"{build.module} is not installed: {build.install}"
         return f"{build.module} is installed but can't be imported ({' '.join(str(error).split())})"
     return function
 

@@ -53,18 +53,18 @@ class Sdpa:
         if not q_BNHD.is_cuda:
             on_cpu = q_BNHD.device.type == "cpu" and self.kernel == SDPBackend.FLASH_ATTENTION
             return None if on_cpu else f"needs a CUDA device, and the tensors are on {q_BNHD.device.type}"
-        needs_mask = _needs_mask(pattern, q_BNHD.shape[1], k_BNHD.shape[1])
-        if needs_mask and self.kernel == SDPBackend.FLASH_ATTENTION:
+        masked = needs_mask(pattern, q_BNHD.shape[1], k_BNHD.shape[1])
+        if masked and self.kernel == SDPBackend.FLASH_ATTENTION:
             if pattern.entities_per_step > 1:
                 return "the entities of one step see each other, which takes a mask, and the flash kernel takes none"
             if _varlen_attn() is None:
                 return "a window or cached keys need torch.nn.attention.varlen with window_size, of a newer PyTorch"
-        return _refusal(self.kernel, q_BNHD, k_BNHD, needs_mask)
+        return _refusal(self.kernel, q_BNHD, k_BNHD, masked, is_causal=pattern.causal and not masked)
 
     def attend(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, pattern: AttentionPattern) -> Tensor:
         """Return softmax(q kᵀ / √D) v over the keys that `pattern` shows, as (B, Nq, H, D)."""
         with nullcontext() if self.kernel is None else sdpa_kernel(self.kernel):
-            if not _needs_mask(pattern, q_BNHD.shape[1], k_BNHD.shape[1]):
+            if not needs_mask(pattern, q_BNHD.shape[1], k_BNHD.shape[1]):
                 return _call(q_BNHD, k_BNHD, v_BNHD, is_causal=pattern.causal)
             if q_BNHD.device.type == "cpu" and self.kernel != SDPBackend.MATH:
                 out_BHND: Tensor = _CpuBlocks.apply(*map(_BHND, (q_BNHD, k_BNHD, v_BNHD)), pattern)  # type: ignore[no-untyped-call]
@@ -76,23 +76,23 @@ class Sdpa:
             return _by_rows(q_BNHD, k_BNHD, v_BNHD, pattern)
 
 
-def _needs_mask(pattern: AttentionPattern, num_queries: int, num_keys: int) -> bool:
+def needs_mask(pattern: AttentionPattern, num_queries: int, num_keys: int) -> bool:
     """Tell whether the pattern is neither everything nor causal from the top left corner."""
     return pattern.causal and (pattern != PLAIN_CAUSAL or num_queries != num_keys)
 
 
-def _refusal(kernel: SDPBackend, q_BNHD: Tensor, k_BNHD: Tensor, needs_mask: bool) -> str | None:
+def _refusal(kernel: SDPBackend, q_BNHD: Tensor, k_BNHD: Tensor, masked: bool, is_causal: bool) -> str | None:
     """Return PyTorch's own reason why a CUDA kernel can't run the call, or None."""
     q_BHND, k_BHND = q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2)
     mask = None
-    if needs_mask and kernel != SDPBackend.FLASH_ATTENTION:
+    if masked and kernel != SDPBackend.FLASH_ATTENTION:
         mask = q_BNHD.new_zeros(()).expand(q_BNHD.shape[1], k_BNHD.shape[1])
     can_use = {
         SDPBackend.FLASH_ATTENTION: cuda.can_use_flash_attention,
         SDPBackend.EFFICIENT_ATTENTION: cuda.can_use_efficient_attention,
         SDPBackend.CUDNN_ATTENTION: cuda.can_use_cudnn_attention,
     }[kernel]
-    parameters = cuda.SDPAParams(q_BHND, k_BHND, k_BHND, mask, 0.0, not needs_mask, False)
+    parameters = cuda.SDPAParams(q_BHND, k_BHND, k_BHND, mask, 0.0, is_causal, False)
     if can_use(parameters):
         return None
     with warnings.catch_warnings(record=True) as caught:
@@ -104,7 +104,7 @@ def _refusal(kernel: SDPBackend, q_BNHD: Tensor, k_BNHD: Tensor, needs_mask: boo
 # Blocks of queries --------------------------------------------------------------------------------------------------
 
 
-def _blocks(pattern: AttentionPattern, num_queries: int, num_keys: int, block: int) -> Iterator[tuple[slice, slice]]:
+def blocks_of(pattern: AttentionPattern, num_queries: int, num_keys: int, block: int) -> Iterator[tuple[slice, slice]]:
     """Yield blocks of queries and the keys that some of them see."""
     cached = num_keys - num_queries
     for start in range(0, num_queries, block):
@@ -112,7 +112,7 @@ def _blocks(pattern: AttentionPattern, num_queries: int, num_keys: int, block: i
         yield slice(start, stop), slice(*pattern.seen_by_any(cached + start, cached + stop, num_keys))
 
 
-def _block_tokens(pattern: AttentionPattern, tokens: int) -> int:
+def block_tokens(pattern: AttentionPattern, tokens: int) -> int:
     """Return about `tokens` as whole steps, at least one: a block of one step needs no mask."""
     return max(1, tokens // pattern.entities_per_step) * pattern.entities_per_step
 
@@ -155,7 +155,7 @@ class _CpuBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, pattern: AttentionPattern) -> Tensor:
         num_keys = k_BHND.shape[2]
-        blocks = list(_blocks(pattern, q_BHND.shape[2], num_keys, _block_tokens(pattern, CPU_BLOCK)))
+        blocks = list(blocks_of(pattern, q_BHND.shape[2], num_keys, block_tokens(pattern, CPU_BLOCK)))
         out_BHND = torch.empty_like(q_BHND)
         lses = []
         for (rows, columns), mask in zip(blocks, _masks(pattern, blocks, q_BHND), strict=True):
@@ -200,7 +200,7 @@ def _banded(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, pattern: AttentionPa
     assert pattern.window_tokens is not None
     (batch, num_queries, heads, head_dim), num_keys = q_BNHD.shape, k_BNHD.shape[1]
     earlier = pattern.window_tokens - pattern.entities_per_step
-    block = _block_tokens(pattern, pattern.window_tokens // 2)
+    block = block_tokens(pattern, pattern.window_tokens // 2)
     cut_short = max(0, earlier - (num_keys - num_queries))
     num_blocks = (num_queries - cut_short) // block
     head, head_keys = num_queries - num_blocks * block, num_keys - num_blocks * block
@@ -226,7 +226,7 @@ def _banded(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, pattern: AttentionPa
 def _by_rows(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, pattern: AttentionPattern) -> Tensor:
     """Return attention block after block."""
     num_queries, num_keys = q_BNHD.shape[1], k_BNHD.shape[1]
-    blocks = list(_blocks(pattern, num_queries, num_keys, _block_tokens(pattern, ROWS_BLOCK)))
+    blocks = list(blocks_of(pattern, num_queries, num_keys, block_tokens(pattern, ROWS_BLOCK)))
     outs = [
         _call(q_BNHD[:, rows], k_BNHD[:, columns], v_BNHD[:, columns], mask)
         for (rows, columns), mask in zip(blocks, _masks(pattern, blocks, q_BNHD), strict=True)

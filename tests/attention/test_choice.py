@@ -136,6 +136,16 @@ def test_a_broken_installation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         attend(q, k, v, AttentionPattern(), "flash-2")
 
 
+def test_a_missing_dependency_is_named(install: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> ModuleType:
+        raise ModuleNotFoundError("No module named 'cutlass'", name="cutlass")
+
+    monkeypatch.setattr(flash.importlib, "import_module", import_module)
+    q, k, v = tensors()
+    with pytest.raises(BackendError, match=r"flash_attn.cute is installed .*No module named 'cutlass'"):
+        attend(q, k, v, AttentionPattern(), "flash-4")
+
+
 @pytest.mark.parametrize(
     ("pattern", "dtype", "head_dim", "gradient", "reason"),
     [
