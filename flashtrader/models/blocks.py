@@ -3,6 +3,8 @@
 Shapes: B sequences, N tokens, D width, H heads, d width of a head.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -56,14 +58,18 @@ class SelfAttention(nn.Module):
         return self.out(attended.flatten(-2))  # type: ignore[no-any-return]
 
 
+def hidden_width(width: int) -> int:
+    """Return the hidden features of a block's feed-forward layer: 8/3 of the width, in whole eights."""
+    return 8 * math.ceil(width / 3)
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (Shazeer 2020), with the parameters of a plain one four times as wide."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = 8 * ((8 * width // 3 + 7) // 8)
-        self.gate_and_value = nn.Linear(width, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate_and_value = nn.Linear(width, 2 * hidden_width(width), bias=False)
+        self.out = nn.Linear(hidden_width(width), width, bias=False)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return (B, N, D)."""

@@ -9,6 +9,7 @@ import torch
 
 from flashtrader.attention import choose
 from flashtrader.config import Experiment
+from flashtrader.models.blocks import hidden_width
 from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
 from flashtrader.models.precision import autocast, pick_device
 from flashtrader.panel.features import expand_features
@@ -71,8 +72,7 @@ def _peak_bytes(model: ReturnsModel, tokens: int) -> int:
     output (10 widths), and SwiGLU's gate and value, its activation and product (4 hidden widths).
     """
     shape = model.decoder.shape
-    hidden = model.decoder.blocks[0].feedforward.out.in_features
-    kept_floats = shape.layers * (10 * shape.width + 4 * hidden) * tokens
+    kept_floats = shape.layers * (10 * shape.width + 4 * hidden_width(shape.width)) * tokens
     parameters = sum(weight.numel() for weight in model.parameters())
     return _FLOAT_BYTES * (_FLOATS_PER_PARAMETER * parameters + kept_floats)
 

@@ -32,16 +32,20 @@ def information_coefficient(
     Rows where either is NaN are left out; NaN for a column without two rows or without variation.
     """
     both = np.isfinite(forecasts_TK) & np.isfinite(outcomes_TK)
-    counts = np.maximum(both.sum(axis=0), 1)
-    forecasts, outcomes = (
-        _centred(np.where(both, values, 0.0).astype(np.float64), both, counts) for values in (forecasts_TK, outcomes_TK)
-    )
+    forecasts, outcomes = _centred(forecasts_TK, both), _centred(outcomes_TK, both)
     covariance = (forecasts * outcomes).sum(axis=0)
     scale = np.sqrt((forecasts**2).sum(axis=0) * (outcomes**2).sum(axis=0))
-    return np.divide(covariance, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+    correlation = np.full(scale.shape, np.nan)
+    np.divide(covariance, scale, out=correlation, where=scale > 0)
+    return correlation
 
 
-def _centred(
-    values_TK: NDArray[np.float64], both_TK: NDArray[np.bool_], counts_K: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    return np.where(both_TK, values_TK - values_TK.sum(axis=0) / counts_K, 0.0)
+def _centred(values_TK: NDArray[np.floating], both_TK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the known values less their mean, and exactly 0 where all are equal or unknown."""
+    values = np.where(both_TK, values_TK, 0.0).astype(np.float64)
+    mean = values.sum(axis=0) / np.maximum(both_TK.sum(axis=0), 1)
+    lowest, highest = (
+        values.min(axis=0, where=both_TK, initial=np.inf),
+        values.max(axis=0, where=both_TK, initial=-np.inf),
+    )
+    return np.where(both_TK & (highest > lowest), values - mean, 0.0)

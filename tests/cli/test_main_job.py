@@ -224,7 +224,7 @@ def test_json_is_all_that_is_on_standard_output(trained: Place) -> None:
         (
             ("backtest", "--weights", "w.csv", "--config", "{config}"),
             2,
-            "w.csv: no such file; give a CSV or Parquet file",
+            "w.csv: no such file; give a CSV or Parquet",
         ),
     ],
 )

@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flashtrader.forecasting.scores import correlation_error, score_forecasts
+
+TIMES = pd.date_range("2024-01-01", periods=4_000, freq="h", tz="UTC", name="time")
+
+
+def table(values: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"AAA": values}, index=TIMES[: len(values)])
+
+
+def overlapping(generator: np.random.Generator, horizon: int, num_bars: int) -> np.ndarray:
+    """Sums of the next `horizon` independent returns."""
+    return np.convolve(generator.normal(size=num_bars + horizon - 1), np.ones(horizon), mode="valid")
+
+
+def test_no_change_as_a_forecast_scores_zero() -> None:
+    outcomes = np.random.default_rng(0).normal(size=500)
+    score = score_forecasts(table(np.zeros(500)), table(outcomes), horizon_bars=1)[0]
+    assert score.r2 == 0
+    assert score.skill == 0
+    assert math.isnan(score.ic)
+
+
+def test_a_perfect_forecast_scores_one() -> None:
+    outcomes = np.random.default_rng(0).normal(size=500)
+    score = score_forecasts(table(outcomes), table(outcomes), horizon_bars=4)[0]
+    assert score.ic == pytest.approx(1)
+    assert score.ic_stride_mean == pytest.approx(1)
+    assert score.rank_ic == pytest.approx(1)
+    assert (score.r2, score.skill, score.direction, score.rmse) == (1, 1, 1, 0)
+
+
+def test_bars_are_joined_by_time_and_unknown_outcomes_do_not_count() -> None:
+    outcomes = table(np.random.default_rng(0).normal(size=300))
+    forecasts = outcomes.iloc[100:].copy()
+    forecasts.iloc[5] = np.nan
+    known = outcomes.copy()
+    known.iloc[-10:] = np.nan
+    score = score_forecasts(forecasts, known, horizon_bars=1)[0]
+    assert score.bars == 200 - 1 - 10
+    assert score.ic == pytest.approx(1)
+
+
+def test_nothing_known_yet_gives_no_number() -> None:
+    score = score_forecasts(table(np.ones(3)), table(np.full(3, np.nan)), horizon_bars=2)[0]
+    assert score.bars == 0
+    assert math.isnan(score.ic)
+
+
+def test_without_overlap_the_error_is_the_textbook_one() -> None:
+    generator = np.random.default_rng(1)
+    forecast, outcome = generator.normal(size=(2, 4_000))
+    assert correlation_error(forecast, outcome, lags=0) == pytest.approx(1 / math.sqrt(4_000), rel=0.1)
+
+
+def test_the_error_covers_zero_where_overlapping_horizons_only_look_related() -> None:
+    """Slow forecasts of overlapping outcomes: the naive error rejects truth far too often, this one about 1 in 20."""
+    horizon, num_bars, generator = 24, 2_000, np.random.default_rng(2)
+    naive, honest = 0, 0
+    for _ in range(200):
+        forecast, outcome = overlapping(generator, horizon, num_bars), overlapping(generator, horizon, num_bars)
+        score = score_forecasts(table(forecast), table(outcome), horizon)[0]
+        naive += abs(score.ic) > 1.96 / math.sqrt(num_bars)
+        honest += abs(score.ic) > 1.96 * score.ic_error
+    assert naive > 100
+    assert honest < 30
