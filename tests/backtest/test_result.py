@@ -130,7 +130,7 @@ def test_from_the_first_row_of_weights_to_the_last_fill_price() -> None:
     bars = {"A": walk(20, 0)}
     result = run_backtest(bars, make_weights({"A": [0.5, 0.5]}, first_hour=7), HOURLY, FREE)
     assert result.timestamps.tolist() == bars["A"]["timestamp"].tolist()[7:19]
-    assert np.count_nonzero(result.traded) == 2
+    assert np.flatnonzero(result.traded).tolist() == [0, 1]
     assert result.equity[0] == 1_000
 
 
