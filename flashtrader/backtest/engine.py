@@ -9,8 +9,6 @@ For assets a and steps i, with fill price P, target weight w decided at i, equit
     E_i+1     = cash_i + Σ_a V_i+1,a - funding_i+1       funding_i = Σ_a V_i,a · rate_i,a
 """
 
-# ruff: noqa: N815 (fields carry their shapes)
-
 from typing import NamedTuple
 
 import numpy as np

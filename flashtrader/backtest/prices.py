@@ -1,7 +1,5 @@
 """The steps of a backtest: the clock that all assets share, the price of a fill, and the funding between fills."""
 
-# ruff: noqa: N815 (fields carry their shapes)
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 

@@ -37,7 +37,7 @@ app.command()(fetch.fetch)
 app.command()(train.train)
 app.command()(predict.predict)
 app.command()(backtest.backtest)
-app.add_typer(bench.app)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
