@@ -299,10 +299,20 @@ class Experiment(Section):
     def _tanh_unless_named(cls, policy: object) -> object:
         return {"kind": "tanh", **policy} if isinstance(policy, dict) else policy
 
+    @model_validator(mode="after")
+    def _context_fits_a_segment(self) -> Self:
+        context, segment = self.model.context_bars, self.training.segment_bars
+        if context is not None and context > segment:
+            raise ValueError(
+                f"model.context_bars ({context}) is longer than training.segment_bars ({segment}): no bar of a segment "
+                "would see all of its context; lower the one or raise the other"
+            )
+        return self
+
     @property
     def context_bars(self) -> int:
         """Bars that each layer sees at most, in training and in forecasting."""
-        return min(self.model.context_bars or self.training.segment_bars, self.training.segment_bars)
+        return self.model.context_bars or self.training.segment_bars
 
     @property
     def warmup_bars(self) -> int:
@@ -378,7 +388,7 @@ def _explain(problem: Any) -> str:
         case "missing":
             return f"{path}: missing; it has no default"
         case "value_error":
-            return f"{path}: {problem['ctx']['error']}"
+            return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
         case _:
             return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 

@@ -66,12 +66,13 @@ def test_overrides_win_and_choose_a_policy(tmp_path: Path) -> None:
     assert experiment.policy == ThresholdPolicy(kind="threshold", short_below=-0.1)
 
 
-def test_the_context_never_exceeds_a_segment(tmp_path: Path) -> None:
+def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> None:
     path = write(tmp_path, SMALLEST)
-    assert load_config(path, ["model.context_bars=null", "training.segment_bars=100"]).context_bars == 100
-    assert load_config(path, ["model.context_bars=64", "training.segment_bars=100"]).context_bars == 64
-    assert load_config(path, ["model.context_bars=64", "training.segment_bars=100"]).warmup_bars == 50
-    assert load_config(path, ["model.context_bars=16", "training.segment_bars=100"]).warmup_bars == 16
+    for settings, context, warmup in (("64", 64, 50), ("16", 16, 16), ("null", 100, 50)):
+        experiment = load_config(path, [f"model.context_bars={settings}", "training.segment_bars=100"])
+        assert (experiment.context_bars, experiment.warmup_bars) == (context, warmup)
+    with pytest.raises(ConfigError, match=r"yaml: model\.context_bars \(200\) is longer than training\.segment_bars"):
+        load_config(path, ["model.context_bars=200", "training.segment_bars=100"])
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def _correlation(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) ->
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return pd.Series(values).rank().to_numpy(np.float64)
+    return np.asarray(pd.Series(values).rank(), dtype=np.float64)
 
 
 def _ratio(ours: float, reference: float) -> float:

@@ -16,7 +16,7 @@ import torch
 
 from flashtrader.config import Experiment, to_yaml
 from flashtrader.errors import TrainingError
-from flashtrader.files import finite, read_json_lines, write_text
+from flashtrader.files import read_json_lines, write_text
 from flashtrader.market.spans import iso_time
 from flashtrader.models.families import ReturnsModel, build_model
 from flashtrader.models.precision import autocast, device_of, pick_device
@@ -29,8 +29,8 @@ from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
 from flashtrader.training.objectives import OBJECTIVES, information_coefficient
 from flashtrader.training.optim import Schedule, build_optimiser
+from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 
-Metrics = dict[str, Any]
 Watcher = Callable[[Metrics], None]
 
 
@@ -53,6 +53,7 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
 
     `watch` gets the metrics of every step as they are written to metrics.jsonl.
     """
+    check_installed(experiment.training)
     data = prepare(experiment, data_dir)
     model = _untrained(experiment, data)
     manifest = describe_training(experiment, data, model)
@@ -108,7 +109,8 @@ class Trainer:
 
     def train(self, watch: Watcher) -> TrainingSummary:
         """Train to the end, to early stopping, or to an interrupt, which saves a checkpoint first."""
-        with _stop_request() as stop_requested, self.run.metrics.open("a", encoding="utf-8") as metrics_file:
+        log = MetricsLog(self.run, tensorboard=self.config.tensorboard)
+        with _stop_request() as stop_requested, log:
             while (stopped := self._reason_to_stop()) is None:
                 metrics = self.step()
                 if stop_requested.is_set():
@@ -116,8 +118,7 @@ class Trainer:
                 if self.progress.step % self.config.evaluate_every == 0 or self._reason_to_stop():
                     metrics |= self.evaluate()
                     self.save()
-                metrics_file.write(json.dumps(finite(metrics)) + "\n")
-                metrics_file.flush()
+                log.write(metrics)
                 watch(metrics)
                 if stopped:
                     self.save()

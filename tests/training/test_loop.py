@@ -1,13 +1,13 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from panels import random_bars, store_bars
 
 from flashtrader.config import (
     DataConfig,
@@ -23,6 +23,7 @@ from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
 from flashtrader.training.loop import Trainer, resume_training, train_model
+from panels import random_bars, store_bars
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,23 @@ def test_a_context_longer_than_the_data_is_a_config_error(data_dir: Path, tmp_pa
 def test_missing_bars_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="flashtrader fetch --source file"):
         train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing)
+
+
+def test_tensorboard_gets_the_same_numbers(data_dir: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train_model(experiment(tensorboard=True, max_steps=4), data_dir, tmp_path, watch_nothing).run
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    written = [row["train_loss"] for row in read_json_lines(run.metrics)]
+    assert [event.value for event in events.Scalars("train_loss")] == pytest.approx(written)
+
+
+def test_missing_tensorboard_is_a_config_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"training\.tensorboard: not installed; pip install"):
+        train_model(experiment(tensorboard=True), data_dir, tmp_path / "runs", watch_nothing)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_metrics_survive_as_strict_json(data_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""Where the metrics of a training go: metrics.jsonl, and TensorBoard if asked for."""
+
+import json
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from flashtrader.config import TrainingConfig
+from flashtrader.errors import ConfigError
+from flashtrader.files import finite
+from flashtrader.run import Run
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Metrics = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends one JSON object a step to the run's metrics.jsonl, and the same numbers to TensorBoard's events."""
+
+    def __init__(self, run: Run, *, tensorboard: bool) -> None:
+        self._events = _summary_writer(run) if tensorboard else None
+        self._lines = run.metrics.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, metrics: Metrics) -> None:
+        """Write the metrics of one step; they are on their way to the disk when this returns."""
+        self._lines.write(json.dumps(finite(metrics)) + "\n")
+        self._lines.flush()
+        if self._events is not None:
+            for name, value in metrics.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(name, value, metrics["step"])
+
+
+def check_installed(config: TrainingConfig) -> None:
+    """Raise ConfigError if the config asks for TensorBoard and it is not installed."""
+    if config.tensorboard:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "training.tensorboard: not installed; pip install 'flashtrader[tracking]', or set it to false"
+            ) from None
+
+
+def _summary_writer(run: Run) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.path / "tensorboard"))
