@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from command import Command
 from panels import HOUR_MS, random_bars, store_bars
 

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from panels import random_panel
 
 from flashtrader.config import DataConfig, Experiment, ModelConfig, TrainingConfig
 from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
 from flashtrader.models.stream import chunk_length, forecast_rows
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows
+from panels import random_panel
 
 CONTEXT = 6
 
