@@ -83,10 +83,14 @@ def attention_cost(
         backward_per_forward = 2.0
     else:
         mask_bytes, copied_bytes = _of_blocks(blocks, backend, shape, pattern, device_type)
+        block_bytes = 0
+        if blocks is not None and backend != "tiled":  # a block's gradients live until the next block's are there
+            largest = max(rows.stop - rows.start + 2 * (keys.stop - keys.start) for rows, keys in blocks)
+            block_bytes = 2 * largest * shape.batch * shape.heads * shape.head_dim * shape.dtype.itemsize
         saved = inputs_bytes + shape.query_bytes + lse_bytes + copied_bytes
         forward_peak = shape.query_bytes + lse_bytes + mask_bytes + copied_bytes
         gradient_bytes = inputs_bytes * (sum_bytes // shape.dtype.itemsize if blocks is not None else 1)
-        training_peak = forward_peak + gradient_bytes + copied_bytes
+        training_peak = forward_peak + gradient_bytes + copied_bytes + block_bytes
         backward_per_forward = 2.5
     return AttentionCost(
         useful_flops=useful_pairs * flops_per_pair,

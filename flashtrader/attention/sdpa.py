@@ -54,11 +54,15 @@ class Sdpa:
             on_cpu = q_BNHD.device.type == "cpu" and self.kernel == SDPBackend.FLASH_ATTENTION
             return None if on_cpu else f"needs a CUDA device, and the tensors are on {q_BNHD.device.type}"
         masked = needs_mask(pattern, q_BNHD.shape[1], k_BNHD.shape[1])
+        if masked and self.kernel == SDPBackend.CUDNN_ATTENTION:
+            return "takes all keys, or causal with as many queries as keys; the pattern here is another"
         if masked and self.kernel == SDPBackend.FLASH_ATTENTION:
             if pattern.entities_per_step > 1:
                 return "the entities of one step see each other, which takes a mask, and the flash kernel takes none"
             if _varlen_attn() is None:
                 return "a window or cached keys need torch.nn.attention.varlen with window_size, of a newer PyTorch"
+            if q_BNHD.shape[3] % 8:
+                return f"a window or cached keys need a head_dim in steps of 8, not {q_BNHD.shape[3]}"
         return _refusal(self.kernel, q_BNHD, k_BNHD, masked, is_causal=pattern.causal and not masked)
 
     def attend(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, pattern: AttentionPattern) -> Tensor:
@@ -127,7 +131,8 @@ def _mask(
     a smaller block: one serves all blocks of a call, and every call like it.
     """
     seen = pattern.mask(range(num_keys - num_queries, num_keys), range(num_keys), device)
-    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -math.inf)
+    with torch.inference_mode(False):  # kept for later calls, of which some need gradients
+        return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -math.inf)
 
 
 def _masks(pattern: AttentionPattern, blocks: list[tuple[slice, slice]], like: Tensor) -> Iterator[Tensor | None]:

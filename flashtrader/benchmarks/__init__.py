@@ -1,1 +1,1 @@
-"""The measurements behind `flashtrader bench`."""
+"""Measurements: a table, a JSON with the machine beside it, and pictures."""

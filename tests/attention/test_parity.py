@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashtrader.attention import BACKENDS, AttentionPattern, attend, sdpa, tiled
+from flashtrader.attention import BACKENDS, AttentionPattern, attend, sdpa, tiled, unsupported
 from flashtrader.attention.naive import attend_with_weights
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -99,8 +99,7 @@ def test_parity_on_a_gpu(
         *((True, window, 3) for window in (None, 50)),
     ]:
         pattern = AttentionPattern(causal, window, entities)
-        reduced, first_key = pattern.reduced(num_queries, num_keys)
-        reasons.append(BACKENDS[backend].unsupported(q, k[:, first_key:], reduced))
+        reasons.append(unsupported(q, k, pattern, backend))
         if reasons[-1] is None:
             assert_as_exact_as_plain(tensors, pattern, backend)
     if all(reasons):
@@ -192,3 +191,28 @@ def test_naive_weights() -> None:
     assert (weights_BHNN[..., seen] > 0).all()
     torch.testing.assert_close(weights_BHNN.sum(-1), torch.ones(BATCH, HEADS, 12, dtype=torch.float64))
     torch.testing.assert_close(out, torch.einsum("bhqk,bkhd->bqhd", weights_BHNN, v))
+
+
+@pytest.mark.parametrize("backend", ["naive", *CPU_BACKENDS])
+def test_autocast_computes_in_its_dtype(backend: str) -> None:
+    """Mixed inputs are cast as PyTorch's attention casts them, and nothing inside is cast again."""
+    q, k, v, dout = draw(78, 78, torch.float32, "cpu")
+    pattern = AttentionPattern(window_steps=30)
+    low = list(run([x.bfloat16() for x in (q, k, v, dout)], pattern, backend))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [x.requires_grad_() for x in (q, k.bfloat16(), v)]
+        out = attend(*mixed, pattern, backend)
+    gradients = torch.autograd.grad(out, mixed, dout.bfloat16())
+    for result, expected in zip((out, *gradients), low, strict=True):
+        assert torch.equal(result.bfloat16(), expected)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_training_after_inference(backend: str) -> None:
+    """What inference mode leaves in a cache serves a call with gradients."""
+    sdpa._mask.cache_clear()
+    tensors = draw(78, 78, torch.float32, "cpu")
+    pattern = AttentionPattern(window_steps=30)
+    with torch.inference_mode():
+        before = attend(*tensors[:3], pattern, backend)
+    assert torch.equal(next(run(tensors, pattern, backend)), before)
