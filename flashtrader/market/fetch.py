@@ -3,15 +3,17 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
 from flashtrader.interval import DAY_MS, Interval
+from flashtrader.market.bars import PRICES, no_bars
 from flashtrader.market.ledger import Ledger
 from flashtrader.market.sources import Page, Source
 from flashtrader.market.spans import Span, iso_time, minus, union
@@ -26,6 +28,13 @@ _SYMBOLS_AT_ONCE = 4
 _FLUSH_BARS = 50_000
 _FLUSH_SECONDS = 5.0
 _STOPPED = "the fetch was stopped before the source answered"
+# A bar alone may agree by chance: in a quiet minute two exchanges trade at the same prices.
+_COMPARED_BARS = 10
+# Yahoo's adjusted prices differ from call to call in the seventh digit, which no split or dividend is as small as:
+# https://github.com/ranaroussi/yfinance/issues/1871
+_SAME_PRICE = 1e-5
+_REMEDY = "give another market another --data-dir, or move or delete this directory and fetch again"
+_REMEDIES = {"yahoo": "Yahoo readjusts all after a split or dividend: move or delete this directory and fetch again"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ def fetch(
     progress(symbol, bars_done, bars_total) is called from several threads.
 
     A symbol that fails keeps what arrived, has `failed` in its report, and leaves the others alone; the next call goes
-    on from there, as it does after an interrupt or a kill. Raises UnknownSymbolError before anything is written, and
-    ConfigError for a start that is not before the end.
+    on from there, as it does after an interrupt or a kill. One whose stored bars have other prices at the source now
+    fails before anything of it is written: a history is never made of two. Raises UnknownSymbolError before anything
+    is written, and ConfigError for a start that is not before the end.
     """
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise ConfigError(f"start {iso_time(start_ms)} is not before end {iso_time(end_ms)}")
@@ -72,20 +82,27 @@ def fetch(
             return source.history(series.symbol, interval)
         except UnknownSymbolError:
             raise
-        except SourceError as error:
+        except (SourceError, DataError) as error:
             return str(error)
 
     def one(series: Series, history: Span | str) -> FetchReport:
         try:
-            if isinstance(history, str):
-                return _report(series, store.ledger(series), failed=history)
-            wanted = _wanted(store.ledger(series), history, source.name, interval, start_ms, end_ms)
-            if not wanted:
-                there = f"{source.name} has {series.symbol} from {history}"
-                return _report(series, store.ledger(series), failed=f"no closed bars in the time asked for: {there}")
-            return _fetch_series(source, store, series, wanted, progress, stop)
+            ledger = store.ledger(series)
         except DataError as error:
             return FetchReport(series.symbol, failed=str(error))
+        if isinstance(history, str):
+            return _report(series, ledger, failed=history)
+        wanted = _wanted(ledger, history, source.name, interval, start_ms, end_ms)
+        if not wanted:
+            there = f"{source.name} has {series.symbol} from {history}"
+            return _report(series, ledger, failed=f"no closed bars in the time asked for: {there}")
+        missing = minus([wanted], ledger.answered)
+        try:
+            if ledger.rows:
+                _refuse_other_prices(source, store, series, missing, history)
+            return _fetch_series(source, store, series, missing, progress, stop)
+        except (SourceError, DataError) as error:
+            return _report(series, ledger, failed=str(error))
 
     with ThreadPoolExecutor(_SYMBOLS_AT_ONCE) as pool:
         try:
@@ -112,11 +129,45 @@ def _wanted(
     return Span(start, end) & history
 
 
+def _refuse_other_prices(source: Source, store: Store, series: Series, missing: Sequence[Span], history: Span) -> None:
+    """Raise DataError for a stored bar that has another price at the source now than when it was fetched.
+
+    Looked at are the stored bars nearest to each missing span, and all that a file has, since it costs nothing to ask.
+    """
+    if not missing and source.name != "file":
+        return
+    stored = store.read(series)
+    timestamps = stored["timestamp"].to_numpy()
+    runs = [timestamps] if source.name == "file" else _at_borders(timestamps, missing)
+    spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in runs if len(run))
+    pages = [page.bars for span in spans for page in source.pages(series.symbol, series.interval, span)]
+    both = stored.merge(pd.concat([no_bars(), *pages]), on="timestamp", suffixes=("", "_now"))
+    then, now = both[[*PRICES]].to_numpy(), both[[f"{name}_now" for name in PRICES]].to_numpy()
+    differs = np.abs(now - then) > _SAME_PRICE * then
+    if differs.any():
+        row, column = np.argwhere(differs)[-1]  # the newest such bar, and its close if that differs
+        where = f"{series}: bar {iso_time(int(both['timestamp'].iloc[row]))} in {store.directory(series)}"
+        prices = f"has {PRICES[column]} {then[row, column]:.10g}, at the source now {now[row, column]:.10g}"
+        raise DataError(f"{where} {prices}; {_REMEDIES.get(source.name, _REMEDY)}")
+
+
+def _at_borders(timestamps: NDArray[np.int64], missing: Sequence[Span]) -> Iterator[NDArray[np.int64]]:
+    """Yield the opening times of a few stored bars on each side of each end of the missing spans, maybe of none.
+
+    timestamps: (N,) of all stored bars. After a kill, some of them lie in what is missing.
+    """
+    for span in missing:
+        first, end = np.searchsorted(timestamps, [span.start_ms, span.end_ms])
+        yield timestamps[max(first - _COMPARED_BARS, 0) : first]
+        yield timestamps[first:end][:_COMPARED_BARS]
+        yield timestamps[first:end][-_COMPARED_BARS:]
+        yield timestamps[end : end + _COMPARED_BARS]
+
+
 def _fetch_series(
-    source: Source, store: Store, series: Series, wanted: Span, progress: Progress, stop: threading.Event
+    source: Source, store: Store, series: Series, missing: Sequence[Span], progress: Progress, stop: threading.Event
 ) -> FetchReport:
     recorded = store.recorded(series)
-    missing = minus([wanted], recorded.answered)
     if recorded.examined and not missing:
         return _report(series, recorded)
     for span in missing:
@@ -137,7 +188,7 @@ def _fetch_series(
             batch.flush()
     except (SourceError, DataError) as error:
         failed = str(error)
-    unanswered = minus([wanted], store.recorded(series).answered)
+    unanswered = minus(missing, store.recorded(series).answered)
     if unanswered and failed is None:
         failed = f"{source.name} left {unanswered[-1]} of {series.symbol} unanswered; fetch again"
     for span in unanswered:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import time
@@ -5,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_source import FIRST_MS, HOUR, HOUR_MS, FakeSource, failing_at, hours, market_bars
 
-from flashtrader.errors import ConfigError, SourceError, UnknownSymbolError
+from fake_source import FIRST_MS, HOUR, HOUR_MS, FakeSource, failing_at, hours, market_bars
+from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
+from flashtrader.interval import Interval
 from flashtrader.market import fetch as fetch_module
-from flashtrader.market.bars import Bars
+from flashtrader.market.bars import PRICES, Bars
 from flashtrader.market.fetch import FetchReport, fetch
 from flashtrader.market.sources import Page, Span
 from flashtrader.market.store import Series, Store
@@ -17,6 +19,7 @@ from flashtrader.market.store import Series, Store
 BTC = Series("bybit", "BTCUSDT", HOUR)
 BARS = market_bars(101)
 CLOSED = BARS.iloc[:100]
+COMPARED = 10
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def btc(source: FakeSource, store: Store, start: int | None = None, end: int | N
 
 
 def asked(source: FakeSource) -> tuple[Span, ...]:
+    """Return what the source was asked for, the COMPARED stored bars at each border included."""
     return fetch_module.union(span for _, span in source.asked)
 
 
@@ -47,18 +51,26 @@ def test_a_bar_that_was_open_is_stored_once_it_has_closed(store: Store) -> None:
     source = FakeSource({"BTCUSDT": BARS})
     assert btc(source, store).added == 50
     pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
-    assert asked(source) == (hours(50, 100),)
+    assert asked(source) == (hours(50 - COMPARED, 100),)
 
 
 @pytest.mark.parametrize(
-    "steps", [[(40, 60), (0, 60), (0, 100)], [(50, None), (0, 20), (0, None)], [(10, 11), (0, 100)]]
+    ("steps", "compared"),
+    [
+        ([(40, 60), (0, 60), (0, 100)], 2 * COMPARED),
+        ([(50, None), (0, 20), (0, None)], 3 * COMPARED),
+        ([(10, 11), (0, 100)], 1),
+    ],
 )
-def test_extending_either_way_equals_one_fetch(store: Store, steps: list[tuple[int, int | None]]) -> None:
+def test_extending_either_way_equals_one_fetch(
+    store: Store, steps: list[tuple[int, int | None]], compared: int
+) -> None:
     source = FakeSource({"BTCUSDT": BARS})
-    for start, end in steps:
-        btc(source, store, start, end)
+    added = [btc(source, store, start, end).added for start, end in steps]
     pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
-    assert sum(span.end_ms - span.start_ms for _, span in source.asked) == 100 * HOUR_MS  # nothing asked for twice
+    assert sum(added) == 100
+    # Nothing is asked for twice but what has to be compared.
+    assert sum(span.end_ms - span.start_ms for _, span in source.asked) == (100 + compared) * HOUR_MS
 
 
 def test_what_was_answered_is_not_asked_for_again_even_without_bars(store: Store) -> None:
@@ -101,17 +113,34 @@ def test_a_failed_span_is_known_and_asked_for_again(store: Store) -> None:
     source = FakeSource({"BTCUSDT": BARS})
     report = btc(source, store)  # no start given: it goes back to what the first fetch was after
     assert (report.added, report.failed) == (70, None)
-    assert asked(source) == (hours(0, 70),)
+    assert asked(source) == (hours(0, 70 + COMPARED),)
     assert store.ledger(BTC).failed == ()
     pd.testing.assert_frame_equal(store.read(BTC), CLOSED)
 
 
 def test_a_failure_between_stored_bars_is_a_gap_that_says_so(store: Store) -> None:
     btc(FakeSource({"BTCUSDT": BARS}), store, 0, 20)
-    report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(4)), store)
+    report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(5)), store)
     assert report.gaps == {"fetch_failed": 1}
     [gap] = store.ledger(BTC).gaps
     assert (gap.span, gap.bars, gap.evidence) == (hours(20, 70), 50, "fake: timed out")
+
+
+@pytest.mark.parametrize("error", [SourceError("fake: refused"), DataError("eth.csv: no column open")])
+def test_a_symbol_whose_extent_is_unknown_fails_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    source = FakeSource({"BTCUSDT": BARS, "ETHUSDT": BARS})
+    extent = source.history
+
+    def eth_fails(symbol: str, interval: Interval) -> Span:
+        if symbol == "ETHUSDT":
+            raise error
+        return extent(symbol, interval)
+
+    monkeypatch.setattr(source, "history", eth_fails)
+    reports = fetch(source, store, ["BTCUSDT", "ETHUSDT"], HOUR)
+    assert [(report.rows, report.failed) for report in reports] == [(100, None), (0, str(error))]
 
 
 def test_one_symbol_fails_alone(store: Store) -> None:
@@ -171,7 +200,7 @@ def test_an_interrupt_keeps_what_arrived(store: Store, error: BaseException) -> 
     assert store.ledger(BTC).failed != ()
     source = FakeSource({"BTCUSDT": BARS})
     assert btc(source, store).rows == 100
-    assert asked(source) == (hours(0, 50),)
+    assert asked(source) == (hours(0, 50 + COMPARED),)
 
 
 def test_pages_are_stored_some_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +235,98 @@ def test_an_outage_found_in_a_later_symbol_explains_an_earlier_one(store: Store)
     assert alone.gaps == {"no_trades": 1}
     reports = fetch(source, store, ["THIN", "BUSY"], HOUR)
     assert [report.gaps for report in reports] == [{"outage": 1}, {"outage": 1}]
+
+
+def split_in_two(bars: Bars) -> Bars:
+    """Return the bars as they are told after each share has become two."""
+    return bars.assign(**{price: bars[price] / 2 for price in PRICES})
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["bybit", "yahoo", "file"])
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ([(40, 60)], (0, 60)),
+        ([(40, 60)], (40, 100)),
+        ([(0, 20), (80, 100)], (0, 100)),
+        ([(40, 60)], (80, 100)),  # a hole stays between them, and is of two histories all the same
+        ([(40, 41)], (0, 100)),
+    ],
+)
+def test_a_history_is_never_made_of_two(
+    store: Store, name: str, there: list[tuple[int, int]], wanted: tuple[int, int]
+) -> None:
+    source, other = FakeSource({"BTCUSDT": BARS}), FakeSource({"BTCUSDT": split_in_two(BARS)})
+    source.name = other.name = name
+    series = Series(name, "BTCUSDT", HOUR)
+    for start, end in there:
+        btc(source, store, start, end)
+    before = files(store.directory(series))
+    rows = store.ledger(series).rows
+
+    report = btc(other, store, *wanted)
+    assert (report.rows, report.added) == (rows, 0)
+    assert report.failed is not None
+    [bar] = re.findall(r"bar (\S+) in", report.failed)
+    row = int(pd.Timestamp(bar).timestamp() * 1000 - FIRST_MS) // HOUR_MS
+    close = BARS["close"].iloc[row]
+    where = f"BTCUSDT 60 from {name}: bar {bar} in {store.directory(series)}"
+    assert f"{where} has close {close:.10g}, at the source now {close / 2:.10g}; " in report.failed
+    assert ("split or dividend" if name == "yahoo" else "another --data-dir") in report.failed
+    assert files(store.directory(series)) == before
+    assert btc(source, store, *wanted).failed is None
+
+
+def test_any_one_price_at_the_border_is_enough(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 0, 50)
+    revised = BARS.copy()
+    revised.loc[45, "high"] *= 1.001
+    report = btc(FakeSource({"BTCUSDT": revised}), store)
+    assert re.search(r"bar 2020-09-15T10:00:00Z in .* has high", report.failed or "")
+
+
+def test_prices_that_differ_by_rounding_are_the_same(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 0, 50)
+    rounded = BARS.astype("float32").astype("float64").assign(timestamp=BARS["timestamp"], volume=7.0)
+    assert btc(FakeSource({"BTCUSDT": rounded}), store).failed is None
+    pd.testing.assert_frame_equal(store.read(BTC).iloc[:50], BARS.iloc[:50])
+
+
+def test_another_file_is_noticed_even_where_it_adds_nothing(store: Store) -> None:
+    """Of a file every shared bar is at hand; of an exchange, nothing is asked when nothing is missing."""
+    revised = BARS.copy()
+    revised.loc[30, ["open", "high", "low", "close"]] = 1.0
+    for name in ("file", "bybit"):
+        source, other = FakeSource({"BTCUSDT": BARS}), FakeSource({"BTCUSDT": revised})
+        source.name = other.name = name
+        assert btc(source, store).failed is None
+        assert bool(btc(other, store, 60, 90).failed) == (name == "file")
+
+
+def test_bars_that_a_kill_left_without_an_answer_are_compared_too(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 40, 60)
+    (store.directory(BTC) / "ledger.json").unlink()
+    assert "has close" in (btc(FakeSource({"BTCUSDT": split_in_two(BARS)}), store).failed or "")
+    assert btc(FakeSource({"BTCUSDT": BARS}), store).rows == 60
+
+
+def test_one_market_with_other_prices_leaves_the_others_alone(store: Store) -> None:
+    fetch(FakeSource({"BTCUSDT": BARS, "ETHUSDT": BARS}), store, ["BTCUSDT", "ETHUSDT"], HOUR, FIRST_MS + 50 * HOUR_MS)
+    source = FakeSource({"BTCUSDT": split_in_two(BARS), "ETHUSDT": BARS})
+    reports = fetch(source, store, ["BTCUSDT", "ETHUSDT"], HOUR, FIRST_MS)
+    assert [(report.rows, report.failed is None) for report in reports] == [(50, False), (100, True)]
+
+
+def test_a_failure_while_comparing_changes_nothing(store: Store) -> None:
+    btc(FakeSource({"BTCUSDT": BARS}), store, 0, 50)
+    report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(1)), store)
+    assert (report.rows, report.failed) == (50, "fake: timed out")
+    assert store.ledger(BTC).failed == ()
+    assert btc(FakeSource({"BTCUSDT": BARS}), store).rows == 100
 
 
 KILLED = """
