@@ -43,14 +43,22 @@ def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes:
 
         typer.echo(json.dumps(finite(payload), indent=2, allow_nan=False))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
 
     console = Console(highlight=False)
     for table in tables:
-        drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="")
+        drawn = RichTable(
+            title=table.title,
+            title_justify="left",
+            title_style="bold",
+            header_style="",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
         for index, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+            drawn.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in table.rows:
             drawn.add_row(*row)
         console.print(drawn)

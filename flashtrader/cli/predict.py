@@ -51,17 +51,15 @@ def _show(made: "Forecasts", path: Path, as_json: bool) -> None:
         (
             score.symbol,
             f"{score.bars:,}",
-            f"{score.ic:+.4f}",
-            f"±{1.96 * score.ic_error:.4f}",
-            f"{score.rank_ic:+.4f}",
-            f"{score.r2:+.4f}",
-            f"{score.skill:+.4f}",
+            f"{score.ic:+.3f} ± {1.96 * score.ic_error:.3f}",
+            f"{score.rank_ic:+.3f}",
+            f"{score.r2:+.3f}",
             f"{score.direction:.1%}",
-            f"{newest[score.symbol]:+.5f}",
+            f"{newest[score.symbol]:+.3%}",
         )
         for score in scores
     ]
-    columns = ("symbol", "bars", "IC", "95 %", "rank IC", "R²", "skill", "direction", "newest")
+    columns = ("symbol", "bars", "IC, 95 %", "rank IC", "R²", "direction", "newest")
     payload = {
         "run": str(made.run.path),
         "forecasts": str(path),
@@ -76,6 +74,6 @@ def _show(made: "Forecasts", path: Path, as_json: bool) -> None:
     notes = [
         f"{len(times):,} bars, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
         f"log return over {made.horizon_bars} bars: {path}",
-        "R² and skill are against forecasting no change; IC's interval allows for overlapping horizons.",
+        "R² is against forecasting no change; the interval of the IC allows for overlapping horizons.",
     ]
     show([Table(f"Forecasts of {made.run.path}", columns, rows)], payload, as_json, notes)
