@@ -66,7 +66,7 @@ def fetch(
     from flashtrader.errors import ConfigError
     from flashtrader.interval import Interval
     from flashtrader.market import fetch as market
-    from flashtrader.market.store import Store
+    from flashtrader.market.store import Series, Store
 
     names = [name.strip() for name in symbols.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -74,22 +74,21 @@ def fetch(
     bar_interval = Interval.parse(interval)
     store = Store(data_dir)
     from_source = _source(source, category, path, base_url, noise_only)
-    with _Progress() as progress:
-        reports = market.fetch(
-            from_source,
-            store,
-            names,
-            bar_interval,
-            _milliseconds("--start", start),
-            _milliseconds("--end", end),
-            progress.update,
-        )
-    _write_truth(from_source, store, names, bar_interval)
+    span_ms = _milliseconds("--start", start), _milliseconds("--end", end)
+    try:
+        with _Progress() as progress:
+            reports = market.fetch(from_source, store, names, bar_interval, *span_ms, progress.update)
+    except KeyboardInterrupt:
+        rows = (store.ledger(Series(from_source.name, name, bar_interval)).rows for name in names)
+        stored = ", ".join(f"{count:,} bars of {name}" for name, count in zip(names, rows, strict=True))
+        say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
+        sys.exit(130)
+    failures = [report.failed for report in reports if report.failed is not None]
+    _write_truth(from_source, store, [report.symbol for report in reports if report.failed is None], bar_interval)
     _show(reports, from_source.name, store, as_json)
-    failed = [report for report in reports if report.failed is not None]
-    for report in failed:
-        say(f"error: {report.symbol}: {report.failed}")
-    if failed:
+    for failure in failures:
+        say(f"error: {failure}")
+    if failures:
         sys.exit(1)
 
 
@@ -153,8 +152,7 @@ def _write_truth(source: "Source", store: "Store", symbols: list[str], interval:
     if isinstance(source, SimulatedSource):
         for symbol in symbols:
             directory = store.directory(Series(source.name, symbol, interval))
-            if directory.is_dir():
-                write_json(directory / "truth.json", source.truth(symbol, interval))
+            write_json(directory / "truth.json", source.truth(symbol, interval))
 
 
 def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bool) -> None:

@@ -36,7 +36,9 @@ def market_bars(num_bars: int, seed: int = 0) -> Bars:
 
 
 class FakeSource:
-    """Serves `bars` in pages of ten, newest first. The last bar is still open, and is sent all the same."""
+    """Serves `bars` in pages, newest first. The last bar is still open, and is sent all the same."""
+
+    page_bars = 10
 
     def __init__(self, bars: dict[str, Bars], before_page: Callable[[str, Span], None] = lambda *_: None) -> None:
         self.name = "bybit"
@@ -54,7 +56,7 @@ class FakeSource:
         bars = self._bars[symbol]
         end = span.end_ms
         while end > span.start_ms:
-            page = Span(max(span.start_ms, end - 10 * HOUR_MS), end)
+            page = Span(max(span.start_ms, end - self.page_bars * HOUR_MS), end)
             self.asked.append((symbol, page))
             self._before_page(symbol, page)
             inside = (bars["timestamp"] >= page.start_ms) & (bars["timestamp"] <= page.end_ms)

@@ -92,6 +92,7 @@ def test_times_off_the_grid_mean_the_bars_that_open_between_them(store: Store) -
 def test_two_years_of_an_exchange_and_all_of_a_file(store: Store, name: str, expected_ms: int) -> None:
     source = FakeSource({"BTCUSDT": market_bars(800 * 24 + 1).iloc[[0, -1]]})
     source.name = name
+    source.page_bars = 1_000
     btc(source, store)
     assert sum(span.end_ms - span.start_ms for _, span in source.asked) == expected_ms
 
