@@ -128,7 +128,7 @@ def test_symbols_move_together_and_know_one_season() -> None:
     for by_hour in (size, volume):
         assert by_hour.idxmax() in (13, 14, 15, 16, 17)
         assert by_hour.max() > 1.5 * by_hour.min()
-    assert 0.3 < correlation(log_returns(bars), log_returns(market("ETHUSDT"))) < 0.45
+    assert 0.35 < correlation(log_returns(bars), log_returns(market("ETHUSDT"))) < 0.45
     assert correlation(bars["volume"].to_numpy()[1:], np.abs(log_returns(bars))) > 0.4
 
 
@@ -186,7 +186,7 @@ def test_following_or_fading_the_price_finds_a_third_of_it_at_most() -> None:
     best = source().truth("BTCUSDT", HOURLY)["best_information_coefficient"]["24"]
     for lookback_bars in (1, 6, 24, 96, 168, 320):
         past, future = log_returns(bars, lookback_bars), log_returns(bars, 24)
-        assert abs(correlation(past[:-24], future[lookback_bars:])) < 0.36 * best
+        assert abs(correlation(past[:-24], future[lookback_bars:])) < best / 3
 
 
 def test_only_the_drift_is_missing_in_the_noise_only_twin() -> None:

@@ -41,7 +41,7 @@ GENESIS_MS = 1_514_764_800_000
 """2018-01-01, when the market opens."""
 PAGE_BARS = 50_000
 
-JUMP = 8.0
+JUMP = 10.0
 """Move of an announcement in units of σ_t."""
 JUMP_VOLUME = 15.0
 """Volume of an announcement in units of what the bar would have had."""
@@ -49,7 +49,7 @@ REGIME_BARS = 320
 SLOT_BARS = 400
 SPREAD_BARS = SLOT_BARS - REGIME_BARS
 """An announcement falls on one of the first bars of its slot, each as likely, so that regimes never overlap."""
-KAPPA = 0.075
+KAPPA = 0.08
 """Drift of a regime's bar in units of σ̄."""
 
 CORRELATION = 0.3
