@@ -31,7 +31,13 @@ from flashtrader.interval import CalendarName, IntervalCode
 
 
 def utc(moment: object) -> object:
-    """Return a date or ISO text as a UTC time; leave anything else to the schema."""
+    """Return a date or ISO text as a UTC time; leave anything else to the schema.
+
+    A bare number is read as its text: 20240131 is a date, and 2024 none. The schema would take both for seconds since
+    1970.
+    """
+    if isinstance(moment, int | float):
+        moment = str(moment)
     if isinstance(moment, str):
         try:
             moment = datetime.fromisoformat(moment)

@@ -48,6 +48,18 @@ def test_a_config_needs_only_its_symbols(tmp_path: Path) -> None:
     assert experiment.name == "experiment"
 
 
+def test_a_date_may_be_written_without_hyphens(tmp_path: Path) -> None:
+    experiment = load_config(write(tmp_path, SMALLEST), ["data.start=20240131"])
+    assert experiment.data.start == datetime(2024, 1, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("number", ["2024", "1704067200000"])
+def test_a_number_is_no_date(tmp_path: Path, number: str) -> None:
+    """Read as seconds since 1970, `start: 2024` would be the whole history, and nobody would know."""
+    for override in (f"data.start={number}", f"data.end={number}", f"split.test={number}"):
+        assert "is not a date such as 2024-01-31" in refusal(tmp_path, SMALLEST, override)
+
+
 def test_values_are_coerced_by_annotation(tmp_path: Path) -> None:
     text = (
         "data: {symbols: [BTC], interval: 60, start: 2021-06-01}\ntraining: {learning_rate: 6e-4}\npolicy: {scale: 3}"
