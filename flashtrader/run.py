@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrader.config import Experiment, load_config, to_yaml
-from flashtrader.errors import ConfigError
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json, write_text
 
 
@@ -29,7 +29,9 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """Data fingerprints, split boundaries, seed, versions, device, attention backend."""
-        manifest: dict[str, Any] = read_json(self.path / "manifest.json")
+        manifest = read_json(self.path / "manifest.json")
+        if not isinstance(manifest, dict):
+            raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from flashtrader.config import DataConfig, Experiment
-from flashtrader.errors import ConfigError
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.run import Run, create_run, find_run
 
 EXPERIMENT = Experiment(name="hourly", data=DataConfig(symbols=("BTCUSDT",)))
@@ -40,6 +40,13 @@ def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     run = trained(tmp_path)
     assert find_run(tmp_path, run.name) == run
     assert find_run(tmp_path / "elsewhere", str(run.path)) == run
+
+
+def test_a_manifest_that_is_no_object_is_named(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    (run.path / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match=r"manifest\.json: damaged, no JSON object"):
+        _ = run.manifest
 
 
 def test_a_missing_run_is_an_error_that_names_those_that_exist(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from flashtrader.backtest.prices import union_clock
 from flashtrader.backtest.result import BacktestResult, run_backtest
 from flashtrader.backtest.signals import read_signals
 from flashtrader.config import Experiment
-from flashtrader.errors import DataError
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
-from flashtrader.market.store import load_bars
+from flashtrader.market.store import load_bars, stored_source
+from flashtrader.panel.splits import Boundaries
 from flashtrader.panel.targets import horizon_log_returns
 from flashtrader.run import Run
 
@@ -35,13 +36,16 @@ class Backtest:
 def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     """Trade the forecasts that a run made of its test bars; the backtest ends where they end.
 
-    Raises DataError when the run's forecasts do not begin where its test bars begin.
+    Raises ConfigError when the experiment means other bars or another horizon than the run forecast, DataError when
+    the run's forecasts do not begin where its test bars begin.
     """
+    _check_same_forecasts(run, experiment)
     bars = load_bars(experiment.data, data_dir)
     clock_T = union_clock(bars.values())
     forecasts = read_signals(run.forecasts, clock_T, experiment.data.symbols, Interval(experiment.data.interval))
-    test_start_ms = clock_T[np.searchsorted(clock_T, run.manifest["split"]["test_start_ms"])]
-    test_start = pd.Timestamp(test_start_ms, unit="ms", tz="UTC")
+    test_start_ms = Boundaries.read(run.manifest.get("split")).test_start_ms
+    first_bar = np.searchsorted(clock_T, test_start_ms)
+    test_start = pd.Timestamp(clock_T[first_bar] if first_bar < len(clock_T) else test_start_ms, unit="ms", tz="UTC")
     if test_start not in forecasts.index:
         raise DataError(
             f"{run.forecasts}: no forecast for {test_start}, the first of the run's test bars; "
@@ -51,6 +55,25 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
     until_filled = {symbol: table[table["timestamp"] <= clock_T[filled_by]] for symbol, table in bars.items()}
     return _trade_forecasts(forecasts, bars, until_filled, experiment)
+
+
+def _check_same_forecasts(run: Run, experiment: Experiment) -> None:
+    """Refuse a config under which a forecast would not mean what the run meant by it.
+
+    Hourly forecasts would even pass for forecasts of every twelfth 5-minute bar, and be traded before they are known.
+    """
+    made, asked = run.experiment, experiment
+    same = {
+        "data.source": (stored_source(made.data), stored_source(asked.data)),
+        "data.interval": (made.data.interval, asked.data.interval),
+        "panel.target": (made.panel.target, asked.panel.target),
+    }
+    for key, (theirs, ours) in same.items():
+        if theirs != ours:
+            raise ConfigError(
+                f"{key}: not that of {run.path}, whose forecasts are to be traded; leave it as it is there, or train a "
+                "run with it"
+            )
 
 
 def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_forecasts: bool) -> Backtest:

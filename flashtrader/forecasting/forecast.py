@@ -11,6 +11,7 @@ from flashtrader.errors import DataError
 from flashtrader.files import replacing
 from flashtrader.forecasting.scores import Score, score_forecasts
 from flashtrader.interval import Interval
+from flashtrader.market.spans import iso_time
 from flashtrader.market.store import load_bars
 from flashtrader.models.families import load_model
 from flashtrader.models.precision import autocast, pick_device
@@ -81,7 +82,13 @@ def _rows(run: Run, panel: Panel, part: Part) -> Rows:
         case "latest":
             return Rows(len(panel.timestamps) - 1, len(panel.timestamps))
         case "test":
-            return split_at(panel, run.manifest["split"]).test
+            split = split_at(panel, run.manifest.get("split"))
+            if not len(split.test):
+                raise DataError(
+                    f"{run.path}: no bar at or after {iso_time(split.boundaries.test_start_ms)}, where the run's test "
+                    "part begins; fetch newer bars, or forecast with --split all"
+                )
+            return split.test
 
 
 def _table(panel: Panel, rows: Rows, values_TK: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pd.DataFrame:

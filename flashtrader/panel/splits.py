@@ -36,8 +36,10 @@ class Boundaries:
     embargo_bars: int
 
     @classmethod
-    def read(cls, recorded: Mapping[str, Any]) -> "Boundaries":
+    def read(cls, recorded: object) -> "Boundaries":
         """Return the boundaries in what `Split.describe` recorded. Raises DataError when one is missing."""
+        if not isinstance(recorded, Mapping):
+            raise DataError("manifest.json: split is missing; train the run again")
         names = [field.name for field in fields(cls)]
         broken = [name for name in names if not isinstance(recorded.get(name), int)]
         if broken:
@@ -91,7 +93,7 @@ def split_by_time(panel: Panel, config: SplitConfig, horizon_bars: int) -> Split
     return _divide(panel, boundaries)
 
 
-def split_at(panel: Panel, recorded: Mapping[str, Any]) -> Split:
+def split_at(panel: Panel, recorded: object) -> Split:
     """Return the split of any panel at the times that `Split.describe` recorded; a part may be empty here.
 
     Raises DataError when the record is damaged.

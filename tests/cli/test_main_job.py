@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from command import Command
+from flashtrader.interval import Interval
+from flashtrader.market.store import Series, Span, Store
 from panels import HOUR_MS, random_bars, store_bars
 
 NUM_BARS = 700
@@ -158,6 +160,30 @@ def test_anyones_forecasts_go_through_the_policy(trained: Place) -> None:
     path.write_bytes((trained.run / "forecasts.parquet").read_bytes())
     assert trained("backtest", "--forecasts", path, "--config", trained.config)["metrics"] == ours["metrics"]
     assert trained("backtest", "--forecasts", path, "--run", "tiny-001")["metrics"] == ours["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("data.interval=5", "data.interval"), ("data.source=simulated", "data.source"),
+     ("panel.target.horizon_bars=9", "panel.target")],
+)  # fmt: skip
+def test_a_runs_forecasts_are_traded_as_what_they_are(trained: Place, override: str, key: str) -> None:
+    """Hourly forecasts on the grid of 5-minute bars would be traded 55 minutes before they are known."""
+    for seed, symbol in enumerate(SETTINGS["data"]["symbols"]):
+        bars = random_bars(NUM_BARS * 12, seed)
+        bars["timestamp"] //= 12
+        Store(trained.root / "data").append(Series("file", symbol, Interval("5")), bars, Span(0, NUM_BARS * HOUR_MS))
+    assert trained.fails(2, "backtest", "--set", override).startswith(f"{key}: not that of ")
+
+
+def test_bars_that_end_before_the_runs_test_are_one_line(trained: Place) -> None:
+    for symbol, bars in trained.bars().items():
+        store_bars(trained.root / "short", symbol, bars[bars["timestamp"] < (TEST_START - 5) * HOUR_MS])
+    assert "no bar at or after 1970-01-24T08:00:00Z, where the run's test part begins" in trained.fails(
+        1, "predict", data="short"
+    )
+    trained("predict", "--split", "all", data="short")
+    assert "the first of the run's test bars" in trained.fails(1, "backtest", data="short")
 
 
 def test_costs_can_be_changed_for_one_backtest(trained: Place) -> None:

@@ -96,6 +96,9 @@ def test_a_damaged_record_is_an_error() -> None:
     for broken in ({**recorded, "test_start_ms": "soon"}, {k: recorded[k] for k in recorded if k != "test_start_ms"}):
         with pytest.raises(DataError, match=r"split\.test_start_ms is missing or no whole number"):
             split_at(small_panel(range(100), 2), broken)
+    for missing in (None, 3, []):
+        with pytest.raises(DataError, match=r"manifest\.json: split is missing"):
+            split_at(small_panel(range(100), 2), missing)
 
 
 def test_rows_count() -> None:
