@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashtrader.attention import choose
+from flashtrader.attention import Choice, choose
 from flashtrader.config import Experiment
 from flashtrader.models.blocks import hidden_width
 from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
-from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.precision import autocast, compute_dtype, device_of, pick_device
 from flashtrader.panel.features import expand_features
 from flashtrader.training.objectives import OBJECTIVES
 from flashtrader.training.optim import build_optimiser
@@ -53,16 +53,26 @@ def estimate(experiment: Experiment) -> Budget:
     shape = model.decoder.shape
     tokens = training.batch_size * training.segment_bars * shape.entities
     labelled_bars = training.batch_size * training.accumulate * (training.segment_bars - experiment.warmup_bars)
-    q_BNHD = torch.empty(1, training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
     return Budget(
         parameters=sum(weight.numel() for weight in model.parameters()),
         tokens_per_step=tokens * training.accumulate,
         labels_per_step=labelled_bars * assets,
-        attention=choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend).backend,
+        attention=choose_attention(experiment, model).backend,
         steps=training.max_steps,
         peak_bytes=_peak_bytes(model, tokens),
         step_seconds=_step_seconds(experiment, model, features),
     )
+
+
+def choose_attention(experiment: Experiment, model: ReturnsModel) -> Choice:
+    """Return the backend that the training's own call gets on the model's device, and why the others are passed over.
+
+    Raises BackendError when the one that the experiment names can't run it.
+    """
+    shape, device = model.decoder.shape, device_of(model)
+    size = (1, experiment.training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
+    q_BNHD = torch.empty(size, dtype=compute_dtype(experiment.training, device), device=device)
+    return choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend)
 
 
 def _peak_bytes(model: ReturnsModel, tokens: int) -> int:

@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flashtrader.config import Experiment
+from flashtrader.errors import ConfigError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import fingerprint
 from flashtrader.market.store import load_bars
 from flashtrader.panel.panel import Panel, build_panel
 from flashtrader.panel.scaling import Scaler, fit_scaler
 from flashtrader.panel.segments import Segments
-from flashtrader.panel.splits import Split, split_by_time
+from flashtrader.panel.splits import Rows, Split, split_by_time
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
     fingerprints = {symbol: fingerprint(table) for symbol, table in bars.items()}
     panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
     split = split_by_time(panel, experiment.split, experiment.panel.target.horizon_bars)
+    _require_scored(panel, split.validation, experiment.warmup_bars)
     return TrainingData(
         panel=panel,
         split=split,
@@ -41,3 +45,16 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
         segments=Segments(panel, split.train, experiment.training.segment_bars, experiment.warmup_bars),
         fingerprints=fingerprints,
     )
+
+
+def _require_scored(panel: Panel, validation: Rows, warmup_bars: int) -> None:
+    """Raise ConfigError if no validation row will have both a forecast and a known target: no weights would be best."""
+    rows = np.arange(validation.start, validation.stop)
+    rows_into_run = rows - panel.run_starts[np.searchsorted(panel.run_starts, rows, side="right") - 1]
+    forecast_TE = panel.mask[rows] & (rows_into_run >= warmup_bars)[:, None]
+    if not (forecast_TE & np.isfinite(panel.targets[rows])).any():
+        raise ConfigError(
+            f"split.validation: none of the {len(rows)} validation bars has both a forecast and a known target (a "
+            f"history begins anew after an outage, with {warmup_bars} warm-up bars); move the boundary, lower "
+            "training.warmup_bars, or raise panel.max_gap_bars"
+        )

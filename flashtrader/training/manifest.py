@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from flashtrader import __version__
-from flashtrader.attention import choose
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.models.families import ReturnsModel
-from flashtrader.models.precision import compute_dtype, device_of
+from flashtrader.models.precision import device_of
+from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
+from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import TrainingData
 
 _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
@@ -37,7 +38,7 @@ def describe_training(experiment: Experiment, data: TrainingData, model: Returns
         "threads": torch.get_num_threads(),
         "seed": experiment.training.seed,
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "attention": _attention(experiment, model, device),
+        "attention": asdict(choose_attention(experiment, model)),
         "data": data.fingerprints,
         "panel": {
             "bars": len(data.panel.timestamps),
@@ -60,9 +61,11 @@ def check_same_experiment(run: Run, experiment: Experiment) -> None:
 
 
 def with_bars_of(run: Run, experiment: Experiment) -> Experiment:
-    """Return the experiment with the end of the bars that the run was trained on, whatever was fetched since."""
-    end = datetime.fromtimestamp(run.manifest["split"]["end_ms"] / 1000, UTC)
-    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"end": end})})
+    """Return the experiment on the period of the bars that the run was trained on, whatever was fetched since."""
+    manifest = run.manifest
+    end = datetime.fromtimestamp(Boundaries.read(manifest.get("split")).end_ms / 1000, UTC)
+    start = min(datetime.fromisoformat(bars["first"]) for bars in manifest["data"].values())
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"start": start, "end": end})})
 
 
 def check_same_data(run: Run, data: TrainingData) -> None:
@@ -82,11 +85,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _attention(experiment: Experiment, model: ReturnsModel, device: torch.device) -> dict[str, Any]:
-    """Return the backend that the training's own call gets, and why the others were passed over."""
-    shape = model.decoder.shape
-    size = (1, experiment.training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
-    q_BNHD = torch.empty(size, dtype=compute_dtype(experiment.training, device), device=device)
-    return asdict(choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend))

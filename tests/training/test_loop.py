@@ -130,9 +130,28 @@ def test_an_interrupt_saves_and_resuming_goes_on(data_dir: Path, tmp_path: Path)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_accumulated_batches_are_one_larger_batch(data_dir: Path, tmp_path: Path) -> None:
-    trainer = train_model(experiment(max_steps=1, accumulate=2), data_dir, tmp_path, watch_nothing)
-    assert trainer.steps == 1
+def test_accumulated_batches_are_one_larger_batch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = np.arange(100, 104)
+
+    def trained(**training: int) -> dict[str, torch.Tensor]:
+        size = training["batch_size"]
+
+        def draw(self: Trainer, part: int) -> Any:
+            chosen = starts[part * size : (part + 1) * size]
+            return self.data.segments.batch(chosen), chosen
+
+        monkeypatch.setattr(Trainer, "_draw", draw)
+        settings = experiment(max_steps=1, **training)
+        still = settings.model_copy(update={"model": settings.model.model_copy(update={"dropout": 0.0})})
+        return weights(train_model(still, data_dir, tmp_path, watch_nothing).run, "last")
+
+    parts, whole = trained(batch_size=2, accumulate=2), trained(batch_size=4, accumulate=1)
+    one = trained(batch_size=2, accumulate=1)
+    moments = [name for name in whole if name.endswith("exp_avg")]
+    assert all(torch.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-8) for name in moments)
+    assert not all(torch.allclose(one[name], whole[name], rtol=1e-4, atol=1e-8) for name in moments)
 
 
 def test_training_stops_early_when_nothing_improves(data_dir: Path, tmp_path: Path) -> None:
@@ -163,6 +182,28 @@ def test_a_damaged_checkpoint_is_named(data_dir: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(TrainingError, match=r"last\.safetensors: damaged checkpoint"):
         resume_training(experiment(), data_dir, run, watch_nothing)
+
+
+def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """An outage ends just before validation begins, and the warm-up after it is as long as validation."""
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        bars = random_bars(600, seed)
+        hours = bars["timestamp"] // 3_600_000
+        store_bars(tmp_path / "data", symbol, bars[(hours < 380) | (hours >= 400)].reset_index(drop=True))
+    split = SplitConfig(validation="1970-01-17T16:00", test="1970-01-18T16:00")
+    settings = experiment(warmup_bars=30).model_copy(update={"split": split})
+    with pytest.raises(ConfigError, match=r"^split\.validation: none of the 22 validation bars .* 30 warm-up bars"):
+        train_model(settings, tmp_path / "data", tmp_path / "runs", watch_nothing)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_resuming_goes_on_when_older_bars_were_fetched_since(tmp_path: Path) -> None:
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(tmp_path / "data", symbol, random_bars(600, seed, first_hour=100))
+    run = train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing).run
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(tmp_path / "data", symbol, random_bars(100, seed))
+    assert resume_training(experiment(max_steps=14), tmp_path / "data", run, watch_nothing).steps == 14
 
 
 def test_resuming_on_other_bars_is_refused_and_on_newer_ones_is_not(data_dir: Path, tmp_path: Path) -> None:
