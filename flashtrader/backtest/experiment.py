@@ -14,7 +14,7 @@ from flashtrader.backtest.signals import read_signals
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
-from flashtrader.market.bars import Bars
+from flashtrader.market.bars import Bars, digests_between
 from flashtrader.market.store import load_bars, stored_source
 from flashtrader.panel.splits import Boundaries
 from flashtrader.panel.targets import horizon_log_returns
@@ -37,12 +37,18 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     """Trade the forecasts that a run made of its test bars; the backtest ends where they end.
 
     Raises ConfigError when the experiment means other bars or another horizon than the run forecast, DataError when
-    the run's forecasts do not begin where its test bars begin.
+    the stored bars are not those that were forecast, or the forecasts do not begin where the run's test bars begin.
     """
     _check_same_forecasts(run, experiment)
     bars = load_bars(experiment.data, data_dir)
     clock_T = union_clock(bars.values())
     forecasts = read_signals(run.forecasts, clock_T, experiment.data.symbols, Interval(experiment.data.interval))
+    first_ms, last_ms = (time.value // 1_000_000 for time in (forecasts.index[0], forecasts.index[-1]))
+    forecast_bars = forecasts.attrs.get("bars")
+    if forecast_bars not in (None, digests_between(bars, first_ms, last_ms)):
+        raise DataError(
+            f"{run.forecasts}: made of other bars than those in {data_dir}; forecast these with `flashtrader predict`"
+        )
     test_start_ms = Boundaries.read(run.manifest.get("split")).test_start_ms
     first_bar = np.searchsorted(clock_T, test_start_ms)
     test_start = pd.Timestamp(clock_T[first_bar] if first_bar < len(clock_T) else test_start_ms, unit="ms", tz="UTC")

@@ -17,7 +17,8 @@ def read_signals(path: Path, clock_T: NDArray[np.int64], symbols: Sequence[str],
     """Return the forecasts or weights of a CSV or Parquet file, as `check_signals` does.
 
     The file has the decision bars' opening times as index or column `time` (UTC; ISO 8601 or milliseconds) and a
-    column per symbol. Raises ConfigError for a file that can't be read as a table.
+    column per symbol. Raises ConfigError for a file that can't be read as a table, DataError also for one that says
+    that its bars are of another interval.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give a CSV or Parquet file of forecasts or weights")
@@ -33,6 +34,9 @@ def read_signals(path: Path, clock_T: NDArray[np.int64], symbols: Sequence[str],
         raise DataError(f"{path}: empty; expected a column `time` and a column per symbol") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)})") from None
+    made_for = signals.attrs.get("interval", interval.code)
+    if made_for != interval.code:
+        raise DataError(f"{path}: made for bars of interval {made_for}, and the data's is {interval.code}")
     return check_signals(signals, clock_T, symbols, interval, str(path))
 
 
@@ -63,6 +67,7 @@ def check_signals(
         symbol: _numbers(signals[symbol], times_T, where) for symbol in symbols if symbol in set(signals.columns)
     }
     checked = pd.DataFrame(columns, index=index)
+    checked.attrs = signals.attrs
     if checked.isna().to_numpy().all():
         raise DataError(f"{where}: no number in any column; every cell is empty")
     return checked

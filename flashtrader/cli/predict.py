@@ -41,10 +41,10 @@ def predict(
     made = forecast_run(find_run(runs_dir, run), data_dir, split.value)
     path = out or made.run.forecasts
     write_forecasts(path, made.forecasts)
-    _show(made, path, as_json)
+    _show(made, split, path, as_json)
 
 
-def _show(made: "Forecasts", path: Path, as_json: bool) -> None:
+def _show(made: "Forecasts", split: Part, path: Path, as_json: bool) -> None:
     newest = made.forecasts.iloc[-1]
     scores = made.scores
     rows = [
@@ -62,6 +62,7 @@ def _show(made: "Forecasts", path: Path, as_json: bool) -> None:
     columns = ("symbol", "bars", "IC, 95 %", "rank IC", "R²", "direction", "newest")
     payload = {
         "run": str(made.run.path),
+        "split": split.value,
         "forecasts": str(path),
         "bars": len(made.forecasts),
         "first": made.forecasts.index[0].isoformat(),
@@ -76,4 +77,6 @@ def _show(made: "Forecasts", path: Path, as_json: bool) -> None:
         f"log return over {made.horizon_bars} bars: {path}",
         "R² is against forecasting no change; the interval of the IC allows for overlapping horizons.",
     ]
+    if split is Part.ALL:
+        notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
     show([Table(f"Forecasts of {made.run.path}", columns, rows)], payload, as_json, notes)

@@ -11,6 +11,7 @@ from flashtrader.errors import DataError
 from flashtrader.files import replacing
 from flashtrader.forecasting.scores import Score, score_forecasts
 from flashtrader.interval import Interval
+from flashtrader.market.bars import digests_between
 from flashtrader.market.spans import iso_time
 from flashtrader.market.store import load_bars
 from flashtrader.models.families import load_model
@@ -50,7 +51,8 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
     Raises DataError when bars are missing, TrainingError when the checkpoint is missing or damaged.
     """
     experiment = run.experiment
-    panel = build_panel(load_bars(experiment.data, data_dir), Interval(experiment.data.interval), experiment.panel)
+    bars = load_bars(experiment.data, data_dir)
+    panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
     model = load_model(run.checkpoints / "best.safetensors", experiment, len(panel.feature_names))
     device = pick_device(experiment.training)
     rows = _rows(run, panel, part)
@@ -61,18 +63,27 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
             f"{run.path}: none of the {rows.stop - rows.start} bars asked for has the {experiment.warmup_bars} bars "
             f"before it that a forecast needs; fetch more history into {data_dir}"
         )
+    forecasts = _table(panel, rows, values)
+    first_ms, last_ms = panel.timestamps[[rows.start, rows.stop - 1]].tolist()
+    forecasts.attrs = {"interval": panel.interval.code, "bars": digests_between(bars, first_ms, last_ms)}
     return Forecasts(
         run=run,
         horizon_bars=experiment.panel.target.horizon_bars,
-        forecasts=_table(panel, rows, values),
+        forecasts=forecasts,
         outcomes=_table(panel, rows, panel.targets[rows.start : rows.stop]),
     )
 
 
 def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:
-    """Replace `path` by the forecasts as Parquet, in one step."""
+    """Replace `path` by the forecasts, in one step: as CSV where it ends so, else as Parquet.
+
+    Parquet also keeps `attrs`: the bars' interval and digests, by which a backtest knows what they are forecasts of.
+    """
     with replacing(path) as temporary:
-        forecasts.to_parquet(temporary)
+        if path.suffix.lower() == ".csv":
+            forecasts.to_csv(temporary)
+        else:
+            forecasts.to_parquet(temporary)
 
 
 def _rows(run: Run, panel: Panel, part: Part) -> Rows:

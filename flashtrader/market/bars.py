@@ -5,6 +5,7 @@ traded value in the quote currency, is there only where the source gave it, and 
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,12 @@ def resample(bars: Bars, interval: Interval, to: Interval) -> Bars:
     parts_needed = interval.index(to.close(opening[first])) - interval.index(opening[first])
     complete = last - first + 1 == parts_needed
     return pd.DataFrame({name: values[complete] for name, values in longer.items()})
+
+
+def digests_between(bars: Mapping[str, Bars], first_ms: int, last_ms: int) -> dict[str, str]:
+    """Return the sha256 of every symbol's bars that open from `first_ms` to `last_ms`, both included."""
+    within = {symbol: table[table["timestamp"].between(first_ms, last_ms)] for symbol, table in bars.items()}
+    return {symbol: fingerprint(table)["sha256"] for symbol, table in within.items()}
 
 
 def fingerprint(bars: Bars) -> dict[str, Any]:

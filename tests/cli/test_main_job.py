@@ -176,6 +176,48 @@ def test_a_runs_forecasts_are_traded_as_what_they_are(trained: Place, override: 
     assert trained.fails(2, "backtest", "--set", override).startswith(f"{key}: not that of ")
 
 
+def test_forecasts_of_one_data_set_are_not_traded_on_another(trained: Place) -> None:
+    trained("predict")
+    for seed, symbol in enumerate(SETTINGS["data"]["symbols"]):
+        store_bars(trained.root / "other", symbol, random_bars(NUM_BARS, 50 + seed))
+        store_bars(trained.root / "longer", symbol, random_bars(NUM_BARS + 50, seed + 1))
+    assert "forecasts.parquet: made of other bars than those in" in trained.fails(1, "backtest", data="other")
+    trained("predict", data="longer")
+    before = trained("backtest", data="longer")["period"]["bars"]
+    for seed, symbol in enumerate(SETTINGS["data"]["symbols"]):
+        store_bars(trained.root / "longer", symbol, random_bars(NUM_BARS + 90, seed + 1)[NUM_BARS + 50 :])
+    assert trained("backtest", data="longer")["period"]["bars"] == before + 1  # the last forecast has its fill now
+
+
+def test_hourly_forecasts_in_a_file_are_refused_on_other_bars(trained: Place) -> None:
+    trained("predict", "--out", trained.root / "mine.parquet")
+    for symbol in SETTINGS["data"]["symbols"]:
+        bars = random_bars(NUM_BARS * 12)
+        bars["timestamp"] //= 12
+        Store(trained.root / "data").append(Series("file", symbol, Interval("5")), bars, Span(0, NUM_BARS * HOUR_MS))
+    message = trained.fails(
+        1, "backtest", "--forecasts", trained.root / "mine.parquet", "--run", "tiny-001", "--set", "data.interval=5"
+    )
+    assert message.endswith("mine.parquet: made for bars of interval 60, and the data's is 5")
+
+
+def test_scores_on_training_bars_are_called_what_they_are(trained: Place) -> None:
+    places = ("--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs")
+    said = {part: trained.flashtrader.succeeds("predict", "--split", part, *places).out for part in ("all", "test")}
+    assert "these scores are no test of it" in said["all"]
+    assert "these scores are no test of it" not in said["test"]
+
+
+def test_forecasts_can_be_written_as_csv(trained: Place) -> None:
+    trained("predict", "--out", trained.root / "mine.csv")
+    trained("predict", "--out", trained.root / "mine.parquet")
+    of_csv, of_parquet = (
+        trained("backtest", "--forecasts", trained.root / f"mine.{kind}", "--run", "tiny-001")["metrics"]
+        for kind in ("csv", "parquet")
+    )
+    assert of_csv == of_parquet
+
+
 def test_bars_that_end_before_the_runs_test_are_one_line(trained: Place) -> None:
     for symbol, bars in trained.bars().items():
         store_bars(trained.root / "short", symbol, bars[bars["timestamp"] < (TEST_START - 5) * HOUR_MS])
@@ -206,13 +248,6 @@ def test_a_dry_run_trains_nothing(place: Place) -> None:
 def test_a_resumed_run_goes_on(trained: Place) -> None:
     resumed = trained("train", "--resume", "tiny-001", "--set", "training.max_steps=9")
     assert resumed["steps"] == 9
-
-
-def test_json_is_all_that_is_on_standard_output(trained: Place) -> None:
-    outcome = trained.flashtrader.succeeds(
-        "predict", "--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs"
-    )
-    assert "IC" in outcome.out
 
 
 @pytest.mark.parametrize(
