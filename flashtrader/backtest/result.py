@@ -14,8 +14,10 @@ from flashtrader.backtest.reference import buy_and_hold_weights
 from flashtrader.backtest.signals import check_signals
 from flashtrader.config import BacktestConfig
 from flashtrader.errors import DataError
-from flashtrader.interval import Interval
+from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.spans import iso_time
+
+_CALENDAR_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ class BacktestResult:
     def time(self) -> pd.DatetimeIndex:
         """The bars' opening times, UTC."""
         return _time(self.timestamps)
+
+    @property
+    def calendar_doubt(self) -> str | None:
+        """Why the annual figures are wrong, where the bars of a month or more do not come as the calendar says."""
+        years = float(self.timestamps[-1] - self.timestamps[0]) / (365.25 * DAY_MS)
+        expected = self.interval.bars_per_year(self.config.calendar)
+        if years < 1 / 12 or abs((len(self.timestamps) - 1) / years / expected - 1) < _CALENDAR_TOLERANCE:
+            return None
+        return (
+            f"the bars come at {(len(self.timestamps) - 1) / years:,.0f} a year, and calendar {self.config.calendar} "
+            f"counts {expected:,.0f}: annual figures are off; choose another backtest.calendar, or mind the gaps"
+        )
 
 
 def run_backtest(

@@ -7,7 +7,7 @@ import typer
 
 from flashtrader import __version__
 from flashtrader.cli import backtest, bench, fetch, predict, train
-from flashtrader.cli.console import fail, say
+from flashtrader.cli.console import fail
 
 app = typer.Typer(
     name="flashtrader",
@@ -51,9 +51,6 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         sys.exit(app(arguments or ["--help"], standalone_mode=False))
-    except KeyboardInterrupt:
-        say("stopped")
-        sys.exit(130)
     except FlashtraderError as error:
         if debug:
             raise

@@ -102,6 +102,7 @@ def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool
         f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "
         f"{config.slippage_bps:g} bp slippage a side; {funding}",
         *([f"ruined: equity fell to zero at {time[-1]:%Y-%m-%d %H:%M} UTC"] if result.ruined_at is not None else []),
+        *([f"beware: {result.calendar_doubt}"] if result.calendar_doubt else []),
         f"report: {report}",
     ]
     payload = {"directory": str(directory), "report": str(report)} | summary(result)

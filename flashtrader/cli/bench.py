@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashtrader.cli.console import AsJson, Table, say, show
+from flashtrader.cli.console import AsJson, Table, UnusedDir, say, show
 
 if TYPE_CHECKING:
     from flashtrader.benchmarks.attention import AttentionBenchmark, Row
@@ -35,6 +35,8 @@ def attention(
     head_width: Annotated[int, typer.Option("--head-width", min=1)] = 64,
     batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
     out: OutDir = Path("bench"),
+    data_dir: UnusedDir = Path("data"),  # noqa: ARG001
+    runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
     """Measure every attention backend: time and peak memory against length, causal and windowed, both directions."""
@@ -64,7 +66,12 @@ def attention(
 
 
 @app.command()
-def throughput(out: OutDir = Path("bench"), as_json: AsJson = False) -> None:
+def throughput(
+    out: OutDir = Path("bench"),
+    data_dir: UnusedDir = Path("data"),  # noqa: ARG001
+    runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
+    as_json: AsJson = False,
+) -> None:
     """Measure how much work a second is done, beside the plain way of doing it."""
     from dataclasses import asdict
 

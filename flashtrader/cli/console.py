@@ -11,6 +11,7 @@ import typer
 
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where market data is stored.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are written.")]
+UnusedDir = Annotated[Path, typer.Option(help="Taken by every command; not used by this one.", hidden=True)]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashtrader.cli.console import AsJson, DataDir, Table, say, show
+from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, say, show
 
 if TYPE_CHECKING:
     from flashtrader.interval import Interval
@@ -60,6 +60,7 @@ def fetch(
         bool, typer.Option("--noise-only", help="Simulated: the twin market in which nothing can be forecast.")
     ] = False,
     data_dir: DataDir = Path("data"),
+    runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
     """Store the closed bars of markets; a history that is there is only extended, at either end."""
@@ -84,8 +85,10 @@ def fetch(
         say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
         sys.exit(130)
     failures = [report.failed for report in reports if report.failed is not None]
-    _write_truth(from_source, store, [report.symbol for report in reports if report.failed is None], bar_interval)
-    _show(reports, from_source.name, store, as_json)
+    notes = _write_truth(
+        from_source, store, [report.symbol for report in reports if report.failed is None], bar_interval
+    )
+    _show(reports, from_source.name, store, as_json, notes)
     for failure in failures:
         say(f"error: {failure}")
     if failures:
@@ -143,19 +146,23 @@ def _milliseconds(option: str, text: str | None) -> int | None:
     return round(moment.timestamp() * 1000)
 
 
-def _write_truth(source: "Source", store: "Store", symbols: list[str], interval: "Interval") -> None:
-    """Write what can at best be forecast of a simulated market beside its bars."""
+def _write_truth(source: "Source", store: "Store", symbols: list[str], interval: "Interval") -> list[str]:
+    """Write what can at best be forecast of a simulated market beside its bars; return it in words."""
     from flashtrader.files import write_json
     from flashtrader.market.sources.simulated import SimulatedSource
     from flashtrader.market.store import Series
 
-    if isinstance(source, SimulatedSource):
-        for symbol in symbols:
-            directory = store.directory(Series(source.name, symbol, interval))
-            write_json(directory / "truth.json", source.truth(symbol, interval))
+    if not isinstance(source, SimulatedSource) or not symbols:
+        return []
+    for symbol in symbols:
+        path = store.directory(Series(source.name, symbol, interval)) / "truth.json"
+        truth = source.truth(symbol, interval)
+        write_json(path, truth)
+    best = ", ".join(f"{ic:.3f} over {bars}" for bars, ic in truth["best_information_coefficient"].items())
+    return [f"the best information coefficient that any forecast can have: {best} bars; {path}"]
 
 
-def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bool) -> None:
+def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bool, notes: list[str]) -> None:
     from flashtrader.market.spans import iso_time
 
     def moment(milliseconds: int | None) -> str:
@@ -188,7 +195,7 @@ def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bo
         },
     }
     columns = ("symbol", "bars", "new", "first", "last", "gaps")
-    show([Table(f"Stored from {source} in {store.data_dir}", columns, rows)], payload, as_json)
+    show([Table(f"Stored from {source} in {store.data_dir}", columns, rows)], payload, as_json, notes)
 
 
 class _Progress:

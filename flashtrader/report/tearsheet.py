@@ -262,7 +262,11 @@ def _assumptions(result: BacktestResult) -> list[tuple[str, str]]:
         ("Fee", f"{plain(config.fee_bps)} bp of traded value, each side"),
         ("Slippage", f"{plain(config.slippage_bps)} bp of traded value, each side"),
         ("Funding", funding),
-        ("Calendar", f"{config.calendar}: {plain(round(per_year, 2))} bars a year"),
+        (
+            "Calendar",
+            f"{config.calendar}: {plain(round(per_year, 2))} bars a year"
+            + (f". Beware: {result.calendar_doubt}" if result.calendar_doubt else ""),
+        ),
         ("Largest gross exposure", f"{plain(config.max_gross * 100)}% of equity"),
         (
             "Trades left out",

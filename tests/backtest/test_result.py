@@ -193,6 +193,19 @@ def test_ruin_ends_the_backtest_but_not_its_references() -> None:
     assert len(result.references["cash"].equity) == len(result.references["cash"].time) == 5
 
 
+@pytest.mark.parametrize(("calendar", "doubted"), [("24/7", True), ("us-equities", False), ("24/5", False)])
+def test_bars_that_do_not_come_as_the_calendar_says_are_doubted(calendar, doubted) -> None:
+    """Weekdays annualised as if every day were traded turn 11% a year into 16%."""
+    days = pd.bdate_range("2020-01-01", "2021-12-31")
+    bars = make_bars(np.full(len(days), 100.0)).assign(timestamp=days.as_unit("ms").asi8)
+    weights = pd.DataFrame({"A": [1.0]}, index=days[:1].tz_localize("UTC").rename("time"))
+    config = FREE.model_copy(update={"calendar": calendar})
+    doubt = run_backtest({"A": bars}, weights, Interval("D"), config).calendar_doubt
+    assert (doubt is not None) == doubted
+    assert doubt is None or doubt.startswith("the bars come at 261 a year, and calendar 24/7 counts 365")
+    assert run_backtest({"A": walk(2_000, 0)}, make_weights({"A": [1]}), HOURLY, FREE).calendar_doubt is None
+
+
 def test_trades_say_what_was_paid_for_what() -> None:
     bars = {"A": make_bars([100, 100, 125, 125]), "B": make_bars([50, 50, 50, 50])}
     config = BacktestConfig(initial_equity=1_000, fee_bps=8, slippage_bps=2)

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from exchange_server import (
     ExchangeServer,
     ReplayServer,
@@ -26,9 +29,6 @@ from exchange_server import (
     ret_code,
     worded_rows,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.http import RateLimiter

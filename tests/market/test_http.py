@@ -8,11 +8,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from exchange_server import Fault, ReplayServer, broken_off, cut_json, html, http_error, json_reply, reset
-from exchange_server import slow as slow_by
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exchange_server import Fault, ReplayServer, broken_off, cut_json, html, http_error, json_reply, reset
+from exchange_server import slow as slow_by
 from flashtrader.errors import ConfigError, SourceError
 from flashtrader.market import http
 from flashtrader.market.http import HttpClient, RateLimitedError, RateLimiter, TransientError, server_time_ms

@@ -2,10 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_source import FIRST_MS, HOUR, hours, market_bars
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_source import FIRST_MS, HOUR, hours, market_bars
 from flashtrader.market.ledger import Failure, Gap, Ledger
 from flashtrader.market.spans import Span, minus, union
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_source import FIRST_MS, HOUR, HOUR_MS, hours, market_bars
 
+from fake_source import FIRST_MS, HOUR, HOUR_MS, hours, market_bars
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from exchange_server import ReplayServer, Reply, html, http_error, json_reply
 
+from exchange_server import ReplayServer, Reply, html, http_error, json_reply
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.sources import Span
