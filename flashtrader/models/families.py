@@ -29,7 +29,7 @@ class Standardiser(nn.Module):
         super().__init__()
         self.clip = clip
         for name in ("feature_mean", "feature_std", "target_std"):
-            self.register_buffer(name, torch.from_numpy(np.asarray(getattr(scaler, name), dtype=np.float32)))
+            self.register_buffer(name, torch.tensor(getattr(scaler, name), dtype=torch.float32))
 
     def features(self, values_BTEF: Tensor, mask_BTE: Tensor) -> Tensor:
         """Return values in standard deviations, limited to ±clip; 0, the mean, where there is none."""

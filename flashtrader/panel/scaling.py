@@ -15,7 +15,7 @@ _CHUNK_VALUES = 1 << 18
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """Means and standard deviations, float32. A scaled feature is (value − mean) / std, and 0 where it is unknown."""
+    """Means and standard deviations, float32; the model holds them, and applies them batch by batch."""
 
     feature_mean: NDArray[np.float32]
     """(E, F)"""
@@ -23,10 +23,6 @@ class Scaler:
     """(E, F) 1 where the feature is constant, which scales it to 0."""
     target_std: NDArray[np.float32]
     """(K,) 1 where the target is constant. Targets keep their zero: no return stays no return."""
-
-    def scale(self, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return features (..., E, F) in units of their standard deviation, 0 where the mask (..., E) is False."""
-        return np.where(mask[..., None], (values - self.feature_mean) / self.feature_std, np.float32(0))
 
 
 def fit_scaler(panel: Panel, rows: Rows) -> Scaler:
