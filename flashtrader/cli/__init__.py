@@ -59,6 +59,10 @@ def main() -> None:
         fail(error.format_message(), 2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        fail(f"{error.filename or 'the disk'}: {error.strerror or error}; give another path, or make room", 1)
     except Exception as error:
         if debug:
             raise

@@ -208,6 +208,14 @@ def test_scores_on_training_bars_are_called_what_they_are(trained: Place) -> Non
     assert "these scores are no test of it" not in said["test"]
 
 
+def test_a_place_that_cannot_be_written_is_named(trained: Place) -> None:
+    taken = trained.root / "taken"
+    taken.write_text("mine")
+    for arguments in (("backtest", "--out", taken), ("predict", "--out", taken / "forecasts.parquet")):
+        assert f"{taken}: File exists; give another path" in trained.fails(1, *arguments)
+    assert taken.read_text() == "mine"
+
+
 def test_forecasts_can_be_written_as_csv(trained: Place) -> None:
     trained("predict", "--out", trained.root / "mine.csv")
     trained("predict", "--out", trained.root / "mine.parquet")
