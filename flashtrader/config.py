@@ -381,7 +381,10 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         settings = settings.setdefault(section, {})
         if not isinstance(settings, dict):
             raise ConfigError(f"--set {override}: {section} is not a section")
-    settings[key] = _parse_yaml(text, f"--set {override}")
+    value = _parse_yaml(text, f"--set {override}")
+    if override.startswith("policy.kind=") and settings.get("kind") != value:
+        settings.clear()  # another policy has other keys
+    settings[key] = value
 
 
 def _explain(problem: Any) -> str:
@@ -395,6 +398,10 @@ def _explain(problem: Any) -> str:
             return f"{path}: missing; it has no default"
         case "value_error":
             return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        case "tuple_type":
+            return f"{path}: expected a list, such as [BTCUSDT, ETHUSDT]"
+        case "string_pattern_mismatch":
+            return f"{path}: use letters, digits, dots, dashes and underscores, with a letter or digit first"
         case _:
             return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 

@@ -69,10 +69,6 @@ class Interval:
         """Return when the bars that open at `timestamps` close: from then on they are known."""
         return self.opening(self.index(timestamps) + 1)
 
-    def last_closed(self, now: int) -> int:
-        """Return the opening time of the newest bar that has closed by `now`."""
-        return int(self.opening(self.index(np.array([now], dtype=np.int64)) - 1)[0])
-
     def bars_per_year(self, calendar: CalendarName = "24/7") -> float:
         """Return how many bars a year of the calendar holds: 8,760 hourly ones around the clock."""
         days, minutes_per_day = _TRADING_TIME[calendar]

@@ -124,6 +124,8 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
             "training.learning_rate: input should be a finite",
         ),
         (SMALLEST | {"policy": {"kind": "threshold", "scale": 1}}, "policy.scale: unknown key"),
+        ({"data": {"symbols": "BTCUSDT"}}, "data.symbols: expected a list, such as [BTCUSDT, ETHUSDT]"),
+        (SMALLEST | {"name": "my run"}, "name: use letters, digits, dots, dashes and underscores"),
         (SMALLEST | {"policy": {"kind": "thresh"}}, "policy: input tag 'thresh' found using 'kind' does not match"),
         ("data: [", "not valid YAML"),
         ("- 1", "expected sections such as `data:` and `model:`, found list"),
@@ -137,6 +139,12 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     message = refusal(tmp_path, SMALLEST | {"model": {"widht": 1}, "split": {"tset": 0.1}})
     assert "model.widht" in message
     assert "split.tset" in message
+
+
+def test_choosing_another_policy_drops_the_keys_of_the_old_one(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST | {"policy": {"kind": "tanh", "scale": 3.0, "max_weight": 0.1}})
+    assert load_config(path, ["policy.kind=threshold"]).policy == ThresholdPolicy(kind="threshold")
+    assert load_config(path, ["policy.kind=tanh"]).policy == load_config(path).policy
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A backtest result to files: `backtest.json` and tables that pandas reads back."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ from flashtrader.backtest.result import BacktestResult
 from flashtrader.files import replacing, write_json
 
 
-def write_backtest(result: BacktestResult, directory: Path) -> None:
+def write_backtest(result: BacktestResult, directory: Path, experiment: Mapping[str, Any]) -> None:
     """Write `equity.parquet`, `trades.parquet`, `weights.parquet` and `backtest.json` to `directory`.
 
-    Each file is replaced in one step, and `backtest.json` comes last: once it is there, the tables are.
+    experiment: the settings behind the weights, recorded in `backtest.json`. Each file is replaced in one step, and
+    `backtest.json` comes last: once it is there, the tables are.
     """
     _write_table(pd.DataFrame({"equity": result.equity}, index=result.time), directory / "equity.parquet")
     _write_table(trades(result), directory / "trades.parquet")
     _write_table(result.weights, directory / "weights.parquet")
-    write_json(directory / "backtest.json", summary(result))
+    write_json(directory / "backtest.json", summary(result) | {"experiment": experiment})
 
 
 def trades(result: BacktestResult) -> pd.DataFrame:

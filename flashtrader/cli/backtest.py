@@ -66,7 +66,7 @@ def backtest(
     from flashtrader.config import to_yaml
     from flashtrader.report.tearsheet import write_report
 
-    write_backtest(made.result, directory)
+    write_backtest(made.result, directory, experiment.model_dump(mode="json"))
     report = write_report(
         made.result,
         directory,

@@ -45,17 +45,19 @@ def predict(
 
 
 def _show(made: "Forecasts", split: Part, path: Path, as_json: bool) -> None:
+    from flashtrader.report.formats import fixed, percent
+
     newest = made.forecasts.iloc[-1]
     scores = made.scores
     rows = [
         (
             score.symbol,
             f"{score.bars:,}",
-            f"{score.ic:+.3f} ± {1.96 * score.ic_error:.3f}",
-            f"{score.rank_ic:+.3f}",
-            f"{score.r2:+.3f}",
-            f"{score.direction:.1%}",
-            f"{newest[score.symbol]:+.3%}",
+            f"{fixed(score.ic, 3, signed=True)} ± {fixed(1.96 * score.ic_error, 3)}",
+            fixed(score.rank_ic, 3, signed=True),
+            fixed(score.r2, 3, signed=True),
+            percent(score.direction),
+            percent(newest[score.symbol], 3, signed=True),
         )
         for score in scores
     ]

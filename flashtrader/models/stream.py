@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flashtrader.errors import TrainingError
+from flashtrader.market.spans import iso_time
 from flashtrader.models.families import ReturnsModel
 from flashtrader.models.precision import device_of
 from flashtrader.panel.panel import Panel
@@ -17,7 +19,7 @@ def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: in
     A forecast at a row sees that row and earlier ones of the same run. There is none in the first `warmup_bars` rows
     of a run, nor for an asset whose features are unknown at the row. Reading begins `receptive_bars` rows early, so
     that every forecast equals the one of a pass over the whole run; chunks have one size, so that the bits of a
-    forecast do not depend on how many bars follow.
+    forecast do not depend on how many bars follow. Raises TrainingError when the model answers with no number.
     """
     forecasts = np.full((rows.stop - rows.start, len(panel.target_names)), np.nan, dtype=np.float32)
     run_stops = np.append(panel.run_starts[1:], len(panel.timestamps))
@@ -25,9 +27,8 @@ def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: in
         first, last = max(rows.start, run_start + warmup_bars), min(rows.stop, run_stop)
         if first < last:
             begin = max(run_start, first - model.decoder.receptive_bars)
-            forecasts[first - rows.start : last - rows.start] = _forecast_run(model, panel, begin, last)[
-                first - begin :
-            ]
+            of_run = _forecast_run(model, panel, begin, last)
+            forecasts[first - rows.start : last - rows.start] = of_run[first - begin :]
     forecasts[~panel.mask[rows.start : rows.stop]] = np.nan
     return forecasts
 
@@ -45,7 +46,14 @@ def _forecast_run(model: ReturnsModel, panel: Panel, begin: int, end: int) -> ND
         outputs = model(values.to(device), mask.to(device), past)
         chunks.append(model.forecast(outputs)[0].float().cpu().numpy())
     model.train(was_training)
-    return np.concatenate(chunks)[: end - begin]
+    forecasts = np.concatenate(chunks)[: end - begin]
+    if not np.isfinite(forecasts).all():
+        row = begin + int(np.argmin(np.isfinite(forecasts).all(axis=1)))
+        at = iso_time(int(panel.timestamps[row]))
+        raise TrainingError(
+            f"the model's forecast at {at} is not a number: its training diverged, or its weights are bad"
+        )
+    return forecasts
 
 
 def chunk_length(context_bars: int) -> int:

@@ -27,7 +27,7 @@ from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
-from flashtrader.training.objectives import OBJECTIVES, information_coefficient
+from flashtrader.training.objectives import OBJECTIVES, mean_information_coefficient
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 
@@ -167,7 +167,7 @@ class Trainer:
         both = torch.where(forecasts.isnan(), torch.nan, targets)
         scale = self.model.standardiser.target_std.cpu()
         loss = self.objective(forecasts / scale, both / scale).item()
-        ic = float(np.nanmean(information_coefficient(forecasts.numpy(), both.numpy())))
+        ic = mean_information_coefficient(forecasts.numpy(), both.numpy())
         if not math.isfinite(loss):
             raise TrainingError(f"{self.run.path}: the validation loss is {loss} at step {self.progress.step}")
         improved = loss < self.progress.best_loss

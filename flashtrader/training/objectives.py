@@ -1,5 +1,6 @@
 """What training minimises, and the skill that it reports. A target that is NaN does not count."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -38,6 +39,13 @@ def information_coefficient(
     correlation = np.full(scale.shape, np.nan)
     np.divide(covariance, scale, out=correlation, where=scale > 0)
     return correlation
+
+
+def mean_information_coefficient(forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]) -> float:
+    """Return the mean of the columns' coefficients; NaN where none has one."""
+    coefficients = information_coefficient(forecasts_TK, outcomes_TK)
+    known = coefficients[np.isfinite(coefficients)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _centred(values_TK: NDArray[np.floating], both_TK: NDArray[np.bool_]) -> NDArray[np.float64]:

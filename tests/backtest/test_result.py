@@ -226,7 +226,7 @@ def test_files_hold_what_the_result_holds(tmp_path) -> None:
     bars = {"A": walk(50, 0), "B": walk(50, 1)}
     weights = make_weights({"A": np.linspace(-0.4, 0.4, 50).tolist(), "B": [0.2, NAN] * 25})
     result = run_backtest(bars, weights, HOURLY, BacktestConfig(funding_rate=0.0001))
-    write_backtest(result, tmp_path / "run")
+    write_backtest(result, tmp_path / "run", {"name": "hourly"})
 
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("backtest.json", "equity.parquet", "trades.parquet", "weights.parquet")
@@ -253,6 +253,7 @@ def test_files_hold_what_the_result_holds(tmp_path) -> None:
         "interval": "60",
         "calendar": "24/7",
     }
+    assert report["experiment"] == {"name": "hourly"}
     assert report["ruined_at"] is None
     assert report["funding"]["used"] == "constant"
     assert report["funding"]["total"] == pytest.approx(result.funding.sum())
@@ -260,7 +261,7 @@ def test_files_hold_what_the_result_holds(tmp_path) -> None:
 
 def test_no_funding_is_said_to_be_none(tmp_path) -> None:
     result = run_backtest({"A": walk(9, 0)}, make_weights({"A": [1]}), HOURLY, FREE)
-    write_backtest(result, tmp_path)
+    write_backtest(result, tmp_path, {})
     funding = json.loads((tmp_path / "backtest.json").read_text())["funding"]
     assert funding == {"used": "none", "rate": None, "every_hours": None, "total": 0.0}
 

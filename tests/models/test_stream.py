@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from flashtrader.config import DataConfig, Experiment, ModelConfig, TrainingConfig
+from flashtrader.errors import TrainingError
 from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
 from flashtrader.models.stream import chunk_length, forecast_rows
 from flashtrader.panel.panel import Panel
@@ -57,6 +58,12 @@ def test_there_is_no_forecast_without_warm_up_or_for_a_missing_bar(model: Return
     warming = np.isin(np.arange(400), [0, 1, 2, 3, 300, 301, 302, 303])
     assert (~panel.mask).any()
     np.testing.assert_array_equal(np.isnan(whole), warming[:, None] | ~panel.mask)
+
+
+def test_a_model_that_answers_with_no_number_is_named(model: ReturnsModel) -> None:
+    torch.nn.init.constant_(model.head.bias, torch.nan)
+    with pytest.raises(TrainingError, match=r"forecast at 1970-01-01T00:00:00Z is not a number"):
+        forecast_rows(model, random_panel(50), Rows(0, 50), warmup_bars=4)
 
 
 def test_what_comes_later_changes_no_bit_of_a_forecast(model: ReturnsModel) -> None:

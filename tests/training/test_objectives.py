@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from flashtrader.config import TrainingConfig
-from flashtrader.training.objectives import OBJECTIVES, information_coefficient
+from flashtrader.training.objectives import OBJECTIVES, information_coefficient, mean_information_coefficient
 from flashtrader.training.optim import Schedule, build_optimiser
 
 
@@ -31,6 +31,8 @@ def test_the_information_coefficient_is_the_correlation_of_what_is_known() -> No
     assert found[0] == pytest.approx(np.corrcoef(forecasts[:, 0], outcomes[:, 0])[0, 1])
     assert found[1] == pytest.approx(np.corrcoef(forecasts[known, 1], outcomes[known, 1])[0, 1])
     assert np.isnan(found[2])
+    assert mean_information_coefficient(forecasts, outcomes) == pytest.approx((found[0] + found[1]) / 2)
+    assert np.isnan(mean_information_coefficient(forecasts[:, 2:], outcomes[:, 2:]))
 
 
 def test_the_cosine_rises_to_the_peak_and_ends_at_a_tenth_of_it() -> None:
