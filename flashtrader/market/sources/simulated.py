@@ -37,8 +37,8 @@ from flashtrader.market.sources import Page, Span
 
 Array = NDArray[np.float64]
 
-GENESIS_MS = 1_514_764_800_000
-"""2018-01-01, when the market opens."""
+GENESIS_MS = 1_262_304_000_000
+"""2010-01-01, when the market opens."""
 PAGE_BARS = 50_000
 
 JUMP = 10.0
@@ -49,7 +49,7 @@ REGIME_BARS = 320
 SLOT_BARS = 400
 SPREAD_BARS = SLOT_BARS - REGIME_BARS
 """An announcement falls on one of the first bars of its slot, each as likely, so that regimes never overlap."""
-KAPPA = 0.08
+KAPPA = 0.1
 """Drift of a regime's bar in units of σ̄."""
 
 CORRELATION = 0.3
@@ -75,6 +75,9 @@ class SimulatedSource:
     seed, the symbol, the interval and its time, and on numpy keeping its streams of random numbers.
     """
 
+    local = True
+    readjusts = False
+
     def __init__(self, *, noise_only: bool = False, seed: int = 0, now_ms: int | None = None) -> None:
         self.name = "simulated-noise" if noise_only else "simulated"
         self._kappa = 0.0 if noise_only else KAPPA
@@ -98,6 +101,9 @@ class SimulatedSource:
             start = max(first, stop - PAGE_BARS)
             answered = Span(_opening(interval, start), _opening(interval, stop))
             yield Page(bars.iloc[start:stop].reset_index(drop=True), answered)
+
+    def abandon(self) -> None:
+        """Do nothing: no call takes long."""
 
     def best_forecast(self, symbol: str, interval: Interval, timestamps: NDArray[np.int64], horizon_bars: int) -> Array:
         """Return the expected log return over the `horizon_bars` after each bar, given all bars up to it: (T,).
