@@ -22,8 +22,6 @@ from flashtrader.market.store import Series, Store
 Progress = Callable[[str, int, int], None]
 
 _DEFAULT_MS = 2 * 365 * DAY_MS
-# A fetch from these takes no time: the default is all they have.
-_LOCAL = ("file", "simulated", "simulated-noise")
 _SYMBOLS_AT_ONCE = 4
 _FLUSH_BARS = 50_000
 _FLUSH_SECONDS = 5.0
@@ -34,7 +32,9 @@ _COMPARED_BARS = 10
 # https://github.com/ranaroussi/yfinance/issues/1871
 _SAME_PRICE = 1e-5
 _REMEDY = "give another market another --data-dir, or move or delete this directory and fetch again"
-_REMEDIES = {"yahoo": "Yahoo readjusts all after a split or dividend: move or delete this directory and fetch again"}
+_REMEDY_READJUSTED = (
+    "its prices are readjusted after a split or dividend: move or delete this directory and fetch again"
+)
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def fetch(
             return FetchReport(series.symbol, failed=str(error))
         if isinstance(history, str):
             return _report(series, ledger, failed=history)
-        wanted = _wanted(ledger, history, source.name, interval, start_ms, end_ms)
+        wanted = _wanted(ledger, history, source, interval, start_ms, end_ms)
         if not wanted:
             there = f"{source.name} has {series.symbol} from {history}"
             return _report(series, ledger, failed=f"no closed bars in the time asked for: {there}")
-        missing = minus([wanted], ledger.answered)
+        missing = _missing(ledger, source, wanted)
         try:
             if ledger.rows:
                 _refuse_other_prices(source, store, series, missing, history)
@@ -110,15 +110,16 @@ def fetch(
             reports = list(pool.map(one, all_series, histories))
         except BaseException:
             stop.set()  # the threads store what they have received, then end
+            source.abandon()
             raise
     return _compared(store, all_series, reports)
 
 
 def _wanted(
-    ledger: Ledger, history: Span, source: str, interval: Interval, start_ms: int | None, end_ms: int | None
+    ledger: Ledger, history: Span, source: Source, interval: Interval, start_ms: int | None, end_ms: int | None
 ) -> Span:
     """Return the span of bars to have, on the grid and within what the source has."""
-    if start_ms is None and source in _LOCAL:
+    if start_ms is None and source.local:
         start_ms = history.start_ms
     elif start_ms is None:
         known = [span.start_ms for span in (*ledger.answered, *(failure.span for failure in ledger.failed))]
@@ -129,16 +130,28 @@ def _wanted(
     return Span(start, end) & history
 
 
+def _missing(ledger: Ledger, source: Source, wanted: Span) -> tuple[Span, ...]:
+    """Return what to ask for: what was never answered, and the holes that a better answer may fill.
+
+    Of those an exchange has, pages lost by a download; of a history from files any hole, since the next file may be
+    more complete than the last. Files are asked for everything, which costs one write instead of one for each hole.
+    """
+    if source.local and ledger.gaps:
+        return (wanted,)
+    lost = [gap.span for gap in ledger.gaps if gap.reason == "fetch_failed"]
+    return minus([wanted], minus(ledger.answered, lost))
+
+
 def _refuse_other_prices(source: Source, store: Store, series: Series, missing: Sequence[Span], history: Span) -> None:
     """Raise DataError for a stored bar that has another price at the source now than when it was fetched.
 
-    Looked at are the stored bars nearest to each missing span, and all that a file has, since it costs nothing to ask.
+    Looked at are the stored bars nearest to each missing span, and of a local source all that it has.
     """
-    if not missing and source.name != "file":
+    if not missing and not source.local:
         return
     stored = store.read(series)
     timestamps = stored["timestamp"].to_numpy()
-    runs = [timestamps] if source.name == "file" else _at_borders(timestamps, missing)
+    runs = [timestamps] if source.local else _at_borders(timestamps, missing)
     spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in runs if len(run))
     pages = [page.bars for span in spans for page in source.pages(series.symbol, series.interval, span)]
     both = stored.merge(pd.concat([no_bars(), *pages]), on="timestamp", suffixes=("", "_now"))
@@ -148,7 +161,7 @@ def _refuse_other_prices(source: Source, store: Store, series: Series, missing: 
         row, column = np.argwhere(differs)[-1]  # the newest such bar, and its close if that differs
         where = f"{series}: bar {iso_time(int(both['timestamp'].iloc[row]))} in {store.directory(series)}"
         prices = f"has {PRICES[column]} {then[row, column]:.10g}, at the source now {now[row, column]:.10g}"
-        raise DataError(f"{where} {prices}; {_REMEDIES.get(source.name, _REMEDY)}")
+        raise DataError(f"{where} {prices}; {_REMEDY_READJUSTED if source.readjusts else _REMEDY}")
 
 
 def _at_borders(timestamps: NDArray[np.int64], missing: Sequence[Span]) -> Iterator[NDArray[np.int64]]:

@@ -132,7 +132,8 @@ def _explain(
     by_chance = expected >= _EXPECTED_AT_LEAST
     closing = _closing_hours(index, holes, interval)
     lost_page = _regular(holes, ~by_chance & ~closing, interval)
-    seen = "inferred from the bars of files" if source == "file" else f"{source} answered"
+    from_files = "inferred from the bars of files (one joined from shorter bars is left out if any of them is missing)"
+    seen = from_files if source == "file" else f"{source} answered"
 
     def reason(hole: int, span: Span) -> tuple[Reason, str]:
         if closing[hole]:

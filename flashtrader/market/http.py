@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
@@ -26,6 +27,7 @@ TIMEOUT_S = 20.0
 FIRST_BACKOFF_S = 0.5
 # Longer than this is for the user to wait, not for the program.
 LONGEST_WAIT_S = 60.0
+_ABANDONED_WITHIN_S = 0.2
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class RateLimiter:
 
     Used as `with limiter: send()`. A slot is free again `seconds` after its request was *answered*: the server saw
     the request at some moment in between, so no delay on the way can squeeze more than `requests` into its window.
+    Once `abandoned` is set, nobody waits any more.
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class RateLimiter:
         requests: int,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self.sleep = sleep
+        self.abandoned = threading.Event()
+        self.sleep = sleep or self.abandoned.wait
         self._clock = clock
         self._seconds = seconds
         self._idle = threading.Semaphore(requests)
@@ -65,8 +69,8 @@ class RateLimiter:
         with self._lock:
             free_at = self._free_at.popleft()
         try:
-            while (wait := max(free_at, self._paused_until) - self._clock()) > 0:
-                self.sleep(wait)
+            while (wait_s := max(free_at, self._paused_until) - self._clock()) > 0 and not self.abandoned.is_set():
+                self.sleep(wait_s)
         except BaseException:
             self._give_back(free_at)
             raise
@@ -126,6 +130,10 @@ class HttpClient:
         )
         finalize(self, self._client.close)
 
+    def abandon(self) -> None:
+        """Let every request, in progress or to come, raise SourceError."""
+        self._limiter.abandoned.set()
+
     def get(
         self,
         path: str,
@@ -166,7 +174,7 @@ class HttpClient:
     def _send(self, path: str, params: Mapping[str, str | int], where: str) -> httpx.Response:
         try:
             with self._limiter:
-                return self._client.get(path, params=params)
+                return self._awaited(path, params, where)
         except httpx.TimeoutException:
             raise TransientError(
                 f"{where}: no answer within {self._timeout_s:g} s; the host is slow or a firewall drops the request"
@@ -181,6 +189,23 @@ class HttpClient:
             raise TransientError(
                 f"{where}: the connection broke before the whole answer was there ({error}); fetch again"
             ) from None
+
+    def _awaited(self, path: str, params: Mapping[str, str | int], where: str) -> httpx.Response:
+        """Return the response, or raise SourceError once abandoned: nothing wakes a thread that waits for a server."""
+        response: Future[httpx.Response] = Future()
+
+        def ask() -> None:
+            try:
+                response.set_result(self._client.get(path, params=params))
+            except Exception as error:
+                response.set_exception(error)
+
+        if not self._limiter.abandoned.is_set():
+            threading.Thread(target=ask, name="http", daemon=True).start()
+        while not wait([response], _ABANDONED_WITHIN_S).done:
+            if self._limiter.abandoned.is_set():
+                raise SourceError(f"{where}: the fetch was stopped before the host answered; fetch again")
+        return response.result()
 
     def _decode(self, response: httpx.Response, where: str, statuses: tuple[int, ...]) -> Answer:
         if response.status_code not in statuses:

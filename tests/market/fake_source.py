@@ -39,12 +39,24 @@ class FakeSource:
     """Serves `bars` in pages, newest first. The last bar is still open, and is sent all the same."""
 
     page_bars = 10
+    abandoned = False
 
     def __init__(self, bars: dict[str, Bars], before_page: Callable[[str, Span], None] = lambda *_: None) -> None:
         self.name = "bybit"
         self.asked: list[tuple[str, Span]] = []
         self._bars = bars
         self._before_page = before_page
+
+    @property
+    def local(self) -> bool:
+        return self.name == "file"
+
+    @property
+    def readjusts(self) -> bool:
+        return self.name == "yahoo"
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
     def history(self, symbol: str, interval: Interval) -> Span:
         if symbol not in self._bars:

@@ -105,6 +105,31 @@ def test_a_longer_file_extends_what_a_shorter_one_gave(store: Store) -> None:
     assert report.rows == 100
 
 
+@pytest.mark.parametrize("name", ["file", "bybit"])
+def test_a_file_without_the_holes_of_an_earlier_one_fills_them(store: Store, name: str) -> None:
+    """An exchange that has answered is not asked again: what it lacked then, it lacks."""
+    holes = BARS.drop(index=[*range(20, 25), *range(60, 75)]).reset_index(drop=True)
+    source, whole = FakeSource({"BTCUSDT": holes}), FakeSource({"BTCUSDT": BARS})
+    source.name = whole.name = name
+    assert btc(source, store).gaps == {"outage": 2}
+    report = btc(whole, store, 18, 24)
+    assert report.added == (4 if name == "file" else 0)
+    report = btc(whole, store)
+    assert (report.added, report.gaps) == ((16, {}) if name == "file" else (0, {"outage": 2}))
+    assert bool(whole.asked) == (name == "file")
+
+
+def test_pages_that_a_download_lost_are_asked_for_again(store: Store) -> None:
+    bars = market_bars(2001)
+    lost = [row for start in range(100, 1900, 301) for row in range(start, start + 30)]
+    report = btc(FakeSource({"BTCUSDT": bars.drop(index=lost).reset_index(drop=True)}), store)
+    assert report.gaps == {"fetch_failed": 6}
+    source = FakeSource({"BTCUSDT": bars})
+    report = btc(source, store)
+    assert (report.added, report.gaps) == (len(lost), {})
+    pd.testing.assert_frame_equal(store.read(BTC), bars.iloc[:2000])
+
+
 def test_a_failed_span_is_known_and_asked_for_again(store: Store) -> None:
     report = btc(FakeSource({"BTCUSDT": BARS}, failing_at(4)), store)
     assert (report.rows, report.failed) == (30, "fake: timed out")

@@ -284,6 +284,10 @@ DAMAGES = {
         lambda table: table.assign(close=True),
         "BTC.csv: BTC: column close holds bool, not numbers",
     ),
+    "no prices": (
+        lambda table: table.assign(open=None, high=None, low=None, close=None),
+        "BTC.csv: no row of BTC has a price; save it again",
+    ),
     "no rows": (lambda table: table.iloc[:0], "BTC.csv: no rows below the header; save it again"),
 }
 

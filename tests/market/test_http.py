@@ -245,6 +245,23 @@ def test_an_abandoned_request_is_not_asked_again(limiter):
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("fault", [slow_by(5.0), http_error(429, {"Retry-After": "50"}), http_error(500)])
+def test_an_abandoned_client_waits_for_nothing(fault):
+    """Not for an answer, nor for the pause that a server asks for, nor for the next attempt."""
+    limiter = RateLimiter(10, 1.0)
+    with ReplayServer(GOOD) as server:
+        server.fail(fault, times=5)
+        client = HttpClient(server.url, limiter, REFUSAL)
+        threading.Timer(0.1, client.abandon).start()
+        began_s = time.monotonic()
+        with pytest.raises(SourceError, match="the fetch was stopped"):
+            ask(client)
+        assert time.monotonic() - began_s < 2.0
+        with pytest.raises(SourceError, match="the fetch was stopped"):
+            ask(client)
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_loopback_needs_no_proxy(limiter, monkeypatch, proxy):
     monkeypatch.setenv(proxy, unreachable_url())

@@ -24,6 +24,14 @@ class Source(Protocol):
     def name(self) -> str:
         """The name under which its bars are stored: bybit, bybit-spot, yahoo, file, simulated."""
 
+    @property
+    def local(self) -> bool:
+        """Whether asking costs nothing: then all that it has is fetched by default and compared with what is stored."""
+
+    @property
+    def readjusts(self) -> bool:
+        """Whether a split or dividend changes all its prices of before."""
+
     def history(self, symbol: str, interval: Interval) -> Span:
         """Return from the first bar there is to the end of the last one that has closed, by the source's clock.
 
@@ -32,3 +40,6 @@ class Source(Protocol):
 
     def pages(self, symbol: str, interval: Interval, span: Span) -> Iterator[Page]:
         """Yield pages, newest first, that together answer all of `span`. Raises SourceError where it can't go on."""
+
+    def abandon(self) -> None:
+        """Let every call in progress, in any thread, end soon with a SourceError, and every later one at once."""

@@ -46,6 +46,9 @@ _REFUSAL = (
 class BybitSource:
     """Closed bars of one category, several pages in flight under one rate limit."""
 
+    local = False
+    readjusts = False
+
     def __init__(
         self,
         category: Literal["linear", "spot"] = "linear",
@@ -95,6 +98,10 @@ class BybitSource:
         finally:
             abandoned.set()
             pool.shutdown(cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Let every request, now and later, end in a SourceError."""
+        self._client.abandon()
 
     def _page(self, symbol: str, interval: Interval, window: Span, abandoned: threading.Event) -> Page:
         """Return every closed bar in a window.

@@ -54,6 +54,8 @@ class FileSource:
     """One file, or a directory of files named SYMBOL-INTERVAL or SYMBOL with `.parquet` or `.csv`."""
 
     name = "file"
+    local = True
+    readjusts = False
 
     def __init__(self, path: Path, *, now_ms: int | None = None) -> None:
         if not path.exists():
@@ -80,6 +82,9 @@ class FileSource:
         first, end = np.searchsorted(bars["timestamp"].to_numpy(), [answered.start_ms, answered.end_ms])
         if answered:
             yield Page(bars.iloc[first:end].reset_index(drop=True), answered)
+
+    def abandon(self) -> None:
+        """Do nothing: no call takes long."""
 
     def _closed_bars(self, symbol: str, interval: Interval) -> Bars:
         with self._reading:
@@ -140,7 +145,10 @@ class _Table:
             self._check_listed(symbol, [name for name in self.columns.column_names if name != time_column])
             values = dict.fromkeys(PRICES, rows.numbers(symbol)) | {"volume": np.zeros(self.columns.num_rows)}
         bars = pd.DataFrame({"timestamp": rows.times(time_column)} | values)
-        return bars.dropna(subset=list(PRICES), how="all").reset_index(drop=True)
+        bars = bars.dropna(subset=list(PRICES), how="all").reset_index(drop=True)
+        if bars.empty:
+            raise DataError(f"{self.path}: no row of {symbol} has a price; save it again")
+        return bars
 
     @property
     def _found(self) -> str:

@@ -68,6 +68,8 @@ class YahooSource:
     """Closed bars of anything that Yahoo charts."""
 
     name = "yahoo"
+    local = False
+    readjusts = True
 
     def __init__(
         self, base_url: str | None = None, *, limiter: RateLimiter | None = None, timeout_s: float = TIMEOUT_S
@@ -115,6 +117,10 @@ class YahooSource:
             if page.answered:
                 yield page
             end = start
+
+    def abandon(self) -> None:
+        """Let every request, now and later, end in a SourceError."""
+        self._client.abandon()
 
     def _page(self, symbol: str, interval: Interval, window: Span) -> Page:
         granularity = self._granularity(symbol, interval)
