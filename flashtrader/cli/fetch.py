@@ -51,7 +51,11 @@ def fetch(
     ] = None,
     path: Annotated[
         Path | None,
-        typer.Option("--path", help="Source file: a Parquet or CSV file, or a directory of them.", show_default=False),
+        typer.Option(
+            "--path",
+            help="Source file: a Parquet or CSV file, or a directory of them; a --data-dir for each exchange.",
+            show_default=False,
+        ),
     ] = None,
     base_url: Annotated[
         str | None, typer.Option("--base-url", help="Another host that speaks the source's API.", show_default=False)
@@ -178,6 +182,7 @@ def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bo
             ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.gaps.items()) or "none",
         )
         for report in reports
+        if report.rows or report.failed is None
     ]
     payload = {
         "source": source,
@@ -195,7 +200,8 @@ def _show(reports: "list[FetchReport]", source: str, store: "Store", as_json: bo
         },
     }
     columns = ("symbol", "bars", "new", "first", "last", "gaps")
-    show([Table(f"Stored from {source} in {store.data_dir}", columns, rows)], payload, as_json, notes)
+    table = Table(f"Stored from {source} in {store.data_dir}", columns, rows)
+    show([table] if rows else [], payload, as_json, notes)
 
 
 class _Progress:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -336,6 +337,15 @@ def test_one_market_fails_and_the_others_are_stored(fetching: Fetching) -> None:
 # Two histories are never mixed.
 
 
+def test_a_market_of_which_nothing_is_stored_is_not_in_the_table(fetching: Fetching) -> None:
+    with ExchangeServer({"BTCUSDT": HISTORY, "ETHUSDT": HISTORY}) as exchange:
+        exchange.fail(http_error(403), times=FOR_EVER, when=lambda request: request.query["symbol"] == "ETHUSDT")
+        assert fetching.ends(exchange, "--symbols", "ETHUSDT").out == ""
+        out = fetching.ends(exchange, "--symbols", "BTCUSDT,ETHUSDT", "--start", iso(-100)).out
+    assert "BTCUSDT" in out
+    assert "ETHUSDT" not in out
+
+
 def test_another_exchanges_bars_do_not_extend_a_history(exchange: ExchangeServer, fetching: Fetching) -> None:
     fetching(exchange, "--start", iso(5_000), "--end", iso(6_000))
     before = contents(fetching.data_dir)
@@ -404,7 +414,7 @@ def test_yahoos_prices_of_before_and_after_a_split_are_not_joined(fetching: Fetc
         line = fetching.fails(1, yahoo, *YAHOO)
     assert line == (
         f"AAPL D from yahoo: bar 2024-01-05T00:00:00Z in {fetching.data_dir}/yahoo/AAPL/D has close 104, at the source "
-        "now 52; Yahoo readjusts all after a split or dividend: move or delete this directory and fetch again"
+        "now 52; its prices are readjusted after a split or dividend: move or delete this directory and fetch again"
     )
     assert contents(fetching.data_dir) == before
     with ReplayServer(yahoo_days(8)) as yahoo:
@@ -414,13 +424,21 @@ def test_yahoos_prices_of_before_and_after_a_split_are_not_joined(fetching: Fetc
 # Ctrl-C.
 
 
-def test_an_interrupt_keeps_what_arrived_and_says_how_to_go_on(exchange: ExchangeServer, fetching: Fetching) -> None:
+@pytest.mark.parametrize("delay_s", [0.2, 30.0])
+def test_an_interrupt_keeps_what_arrived_and_says_how_to_go_on(
+    exchange: ExchangeServer, fetching: Fetching, delay_s: float
+) -> None:
+    """It does not wait for an answer that is on its way, however slow the host."""
+    interrupted_s = []
+
     def interrupting(reply: Reply) -> Reply:
+        interrupted_s.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
-        return replace(reply, delay_s=0.2)
+        return replace(reply, delay_s=delay_s)
 
     exchange.fail(interrupting, when=older_than(len(HISTORY) - 5_000))
     outcome = fetching.ends(exchange)
+    assert time.monotonic() - interrupted_s[0] < 2.0
     assert outcome.exit_code == 130
     assert outcome.out == ""
     kept = len(stored(fetching.data_dir))
