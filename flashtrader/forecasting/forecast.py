@@ -14,9 +14,10 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import digests_between
 from flashtrader.market.spans import iso_time
 from flashtrader.market.store import load_bars
-from flashtrader.models.families import load_model
-from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.families import ReturnsModel, load_model
+from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import forecast_rows
+from flashtrader.panel.features import expand_features
 from flashtrader.panel.panel import Panel, build_panel
 from flashtrader.panel.splits import Rows, split_at
 from flashtrader.run import Run
@@ -53,11 +54,10 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
     experiment = run.experiment
     bars = load_bars(experiment.data, data_dir)
     panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
-    model = load_model(run.checkpoints / "best.safetensors", experiment, len(panel.feature_names))
-    device = pick_device(experiment.training)
+    model = load_best(run)
     rows = _rows(run, panel, part)
-    with autocast(experiment.training, device):
-        values = forecast_rows(model.to(device), panel, rows, experiment.warmup_bars)
+    with autocast(experiment.training, device_of(model)):
+        values = forecast_rows(model, panel, rows, experiment.warmup_bars)
     if not np.isfinite(values).any():
         raise DataError(
             f"{run.path}: none of the {rows.stop - rows.start} bars asked for has the {experiment.warmup_bars} bars "
@@ -72,6 +72,14 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
         forecasts=forecasts,
         outcomes=_table(panel, rows, panel.targets[rows.start : rows.stop]),
     )
+
+
+def load_best(run: Run) -> ReturnsModel:
+    """Return the run's best model, on the device that its experiment names. Raises TrainingError when it is damaged."""
+    experiment = run.experiment
+    num_features = len(expand_features(experiment.panel.features))
+    model = load_model(run.checkpoints / "best.safetensors", experiment, num_features)
+    return model.to(pick_device(experiment.training))
 
 
 def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:

@@ -12,7 +12,6 @@ from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows
 
 
-@torch.inference_mode()
 def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: int) -> NDArray[np.float32]:
     """Return (rows, K): the forecast made at the close of each row, log return over the horizon; NaN where none is.
 
@@ -33,27 +32,45 @@ def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: in
     return forecasts
 
 
+class Stream:
+    """A model that reads one run of bars from its beginning, chunk by chunk, and remembers what the next chunk can see."""
+
+    def __init__(self, model: ReturnsModel) -> None:
+        self._model = model
+        self._past = model.decoder.new_cache()
+
+    @torch.inference_mode()
+    def read(self, values_TEF: NDArray[np.float32], mask_TE: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return (T, K): the forecasts at the close of the next T bars, log return over the horizon."""
+        was_training = self._model.training
+        self._model.eval()
+        values, mask = (torch.from_numpy(array[None]).to(device_of(self._model)) for array in (values_TEF, mask_TE))
+        forecasts: NDArray[np.float32] = (
+            self._model.forecast(self._model(values, mask, self._past))[0].float().cpu().numpy()
+        )
+        self._model.train(was_training)
+        return forecasts
+
+
 def _forecast_run(model: ReturnsModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:
     """Return (end − begin, K), the first row being the first that the model sees."""
-    device = device_of(model)
+    stream = Stream(model)
     chunk_bars = chunk_length(model.decoder.shape.context_bars)
-    past = model.decoder.new_cache()
-    was_training = model.training
-    model.eval()
-    chunks = []
-    for start in range(begin, end, chunk_bars):
-        values, mask = _chunk(panel, start, min(start + chunk_bars, end), chunk_bars)
-        outputs = model(values.to(device), mask.to(device), past)
-        chunks.append(model.forecast(outputs)[0].float().cpu().numpy())
-    model.train(was_training)
+    starts = range(begin, end, chunk_bars)
+    chunks = [stream.read(*_chunk(panel, start, min(start + chunk_bars, end), chunk_bars)) for start in starts]
     forecasts = np.concatenate(chunks)[: end - begin]
-    if not np.isfinite(forecasts).all():
-        row = begin + int(np.argmin(np.isfinite(forecasts).all(axis=1)))
-        at = iso_time(int(panel.timestamps[row]))
+    check_finite(forecasts, panel.timestamps[begin:end])
+    return forecasts
+
+
+def check_finite(forecasts_TK: NDArray[np.float32], timestamps_T: NDArray[np.int64]) -> None:
+    """Raise TrainingError, naming the bar, unless every forecast is a number."""
+    finite_T = np.isfinite(forecasts_TK).all(axis=1)
+    if not finite_T.all():
+        at = iso_time(int(timestamps_T[int(np.argmin(finite_T))]))
         raise TrainingError(
             f"the model's forecast at {at} is not a number: its training diverged, or its weights are bad"
         )
-    return forecasts
 
 
 def chunk_length(context_bars: int) -> int:
@@ -61,10 +78,10 @@ def chunk_length(context_bars: int) -> int:
     return min(max(context_bars, 256), 4_096)
 
 
-def _chunk(panel: Panel, start: int, stop: int, chunk_bars: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values (1, chunk, E, F) and mask (1, chunk, E), the last chunk filled up with missing bars."""
-    values = np.zeros((1, chunk_bars, *panel.values.shape[1:]), dtype=np.float32)
-    mask = np.zeros((1, chunk_bars, panel.mask.shape[1]), dtype=np.bool_)
-    values[0, : stop - start] = panel.values[start:stop]
-    mask[0, : stop - start] = panel.mask[start:stop]
-    return torch.from_numpy(values), torch.from_numpy(mask)
+def _chunk(panel: Panel, start: int, stop: int, chunk_bars: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return values (chunk, E, F) and mask (chunk, E), the last chunk filled up with missing bars."""
+    values = np.zeros((chunk_bars, *panel.values.shape[1:]), dtype=np.float32)
+    mask = np.zeros((chunk_bars, panel.mask.shape[1]), dtype=np.bool_)
+    values[: stop - start] = panel.values[start:stop]
+    mask[: stop - start] = panel.mask[start:stop]
+    return values, mask

@@ -1,0 +1,73 @@
+"""Forecasts of bars as they close: the model steps bar by bar, from what its cache remembers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.forecasting.forecast import load_best
+from flashtrader.interval import Interval
+from flashtrader.market.bars import Bars
+from flashtrader.market.store import load_bars
+from flashtrader.models.precision import autocast, device_of
+from flashtrader.models.stream import Stream, check_finite, chunk_length
+from flashtrader.panel.panel import build_panel
+from flashtrader.run import Run
+
+
+class Follower:
+    """A trained run that forecasts every stored bar once, in order, whenever `update` finds new ones.
+
+    A forecast equals that of one pass over the whole history: the first update reads as far back as the newest
+    forecast can see. A bar is read once every market has it; a market that lags by more than `panel.max_gap_bars` is
+    not waited for.
+    """
+
+    def __init__(self, run: Run, data_dir: Path) -> None:
+        self._experiment, self._data_dir = run.experiment, data_dir
+        self._interval = Interval(self._experiment.data.interval)
+        self._model = load_best(run)
+        self._stream = Stream(self._model)
+        self._read_until_ms: int | None = None
+
+    def update(self) -> pd.DataFrame:
+        """Return the forecasts of bars that were stored since the last update, at first of the newest one alone.
+
+        Index `time` (the decision bar's opening time, UTC), a column per symbol, log return over the horizon; NaN for a
+        market without the bar, and while a run warms up.
+        """
+        panel = build_panel(self._complete(), self._interval, self._experiment.panel)
+        num_rows = len(panel.timestamps)
+        at_first = self._read_until_ms is None
+        if at_first:
+            unread = max(int(panel.run_starts[-1]), num_rows - 1 - self._model.decoder.receptive_bars)
+        else:
+            unread = int(np.searchsorted(panel.timestamps, self._read_until_ms, side="right"))
+        values_TK = np.full((num_rows - unread, len(panel.symbols)), np.nan)
+        chunk_bars = chunk_length(self._model.decoder.shape.context_bars)
+        run_stops = np.append(panel.run_starts[1:], num_rows)
+        for run_start, run_stop in zip(panel.run_starts.tolist(), run_stops.tolist(), strict=True):
+            if run_start >= unread:
+                self._stream = Stream(self._model)
+            for start in range(max(run_start, unread), run_stop, chunk_bars):
+                rows = slice(start, min(start + chunk_bars, run_stop))
+                with autocast(self._experiment.training, device_of(self._model)):
+                    forecasts_TK = self._stream.read(panel.values[rows], panel.mask[rows])
+                check_finite(forecasts_TK, panel.timestamps[rows])
+                warm_T1 = np.arange(rows.start, rows.stop)[:, None] >= run_start + self._experiment.warmup_bars
+                values_TK[start - unread : rows.stop - unread] = np.where(
+                    panel.mask[rows] & warm_T1, forecasts_TK, np.nan
+                )
+        self._read_until_ms = int(panel.timestamps[-1])
+        times = pd.to_datetime(panel.timestamps[unread:], unit="ms", utc=True).rename("time")
+        table = pd.DataFrame(values_TK, index=times, columns=list(panel.symbols))
+        return table.iloc[-1:] if at_first else table
+
+    def _complete(self) -> Mapping[str, Bars]:
+        """Return the stored bars up to the last one that is not waited for."""
+        bars = load_bars(self._experiment.data, self._data_dir)
+        newest = [int(table["timestamp"].iloc[-1]) for table in bars.values()]
+        given_up = self._interval.index(np.array([max(newest)])) - self._experiment.panel.max_gap_bars
+        until_ms = max(min(newest), int(self._interval.opening(given_up)[0]))
+        return {symbol: table[table["timestamp"] <= until_ms] for symbol, table in bars.items()}
