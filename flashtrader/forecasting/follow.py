@@ -40,7 +40,7 @@ class Follower:
         panel = build_panel(self._complete(), self._interval, self._experiment.panel)
         num_rows = len(panel.timestamps)
         at_first = self._read_until_ms is None
-        if at_first:
+        if self._read_until_ms is None:
             unread = max(int(panel.run_starts[-1]), num_rows - 1 - self._model.decoder.receptive_bars)
         else:
             unread = int(np.searchsorted(panel.timestamps, self._read_until_ms, side="right"))

@@ -33,7 +33,7 @@ def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: in
 
 
 class Stream:
-    """A model that reads one run of bars from its beginning, chunk by chunk, and remembers what the next chunk can see."""
+    """A model that reads one run of bars, chunk by chunk, and remembers what the next chunk can see."""
 
     def __init__(self, model: ReturnsModel) -> None:
         self._model = model
