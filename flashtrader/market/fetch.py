@@ -250,6 +250,8 @@ def _compared(store: Store, all_series: Sequence[Series], reports: list[FetchRep
 
 
 def _report(series: Series, ledger: Ledger, added: int = 0, failed: str | None = None) -> FetchReport:
+    if not ledger.rows and failed is None:
+        failed = f"{series.source} has no bar of {series.symbol} in the time asked for, though it lists the market"
     gaps = Counter[str](gap.reason for gap in ledger.gaps)
     return FetchReport(series.symbol, ledger.rows, added, ledger.first_ms, ledger.last_ms, dict(gaps), failed)
 

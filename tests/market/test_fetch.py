@@ -210,6 +210,17 @@ def test_a_time_without_bars_is_said(store: Store) -> None:
         btc(FakeSource({"BTCUSDT": BARS}), store, 5, 5)
 
 
+def test_a_listed_market_without_a_single_bar_is_a_failure(store: Store) -> None:
+    """Each time: that it was answered makes it no success."""
+    bars = BARS.iloc[[0, -2, -1]].reset_index(drop=True)
+    for _ in range(2):
+        report = btc(FakeSource({"BTCUSDT": bars}), store, 10, 20)
+        assert (report.rows, report.failed) == (
+            0,
+            "bybit has no bar of BTCUSDT in the time asked for, though it lists the market",
+        )
+
+
 def test_a_source_that_leaves_something_unanswered_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     source = FakeSource({"BTCUSDT": BARS})
     monkeypatch.setattr(source, "pages", lambda *_: iter([Page(BARS.iloc[90:], hours(90, 101))]))
