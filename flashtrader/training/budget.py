@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from flashtrader.attention import Choice, choose
+from flashtrader.attention.cost import AttentionShape, attention_cost
 from flashtrader.config import Experiment
 from flashtrader.models.blocks import hidden_width
 from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
@@ -17,8 +18,6 @@ from flashtrader.training.objectives import OBJECTIVES
 from flashtrader.training.optim import build_optimiser
 
 _TIMED_STEPS = 3
-# Weight, gradient and AdamW's two moments.
-_FLOATS_PER_PARAMETER = 4
 _FLOAT_BYTES = 4
 
 
@@ -47,20 +46,18 @@ class Budget:
 def estimate(experiment: Experiment) -> Budget:
     """Return what training would cost: memory by formula, time by a few steps on made-up bars of the same shape."""
     training = experiment.training
-    features = len(expand_features(experiment.panel.features))
-    assets = len(experiment.data.symbols)
-    model = build_model(experiment, features, unit_scaler(assets, features)).to(pick_device(training))
+    model = untrained_model(experiment)
     shape = model.decoder.shape
     tokens = training.batch_size * training.segment_bars * shape.entities
     labelled_bars = training.batch_size * training.accumulate * (training.segment_bars - experiment.warmup_bars)
     return Budget(
         parameters=sum(weight.numel() for weight in model.parameters()),
         tokens_per_step=tokens * training.accumulate,
-        labels_per_step=labelled_bars * assets,
+        labels_per_step=labelled_bars * len(experiment.data.symbols),
         attention=choose_attention(experiment, model).backend,
         steps=training.max_steps,
-        peak_bytes=_peak_bytes(model, tokens),
-        step_seconds=_step_seconds(experiment, model, features),
+        peak_bytes=step_peak_bytes(experiment, model),
+        step_seconds=_step_seconds(Rehearsal(experiment, model)),
     )
 
 
@@ -75,39 +72,114 @@ def choose_attention(experiment: Experiment, model: ReturnsModel) -> Choice:
     return choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend)
 
 
-def _peak_bytes(model: ReturnsModel, tokens: int) -> int:
-    """Return parameters with their optimiser state, and what the forward pass keeps for the backward.
+def step_peak_bytes(experiment: Experiment, model: ReturnsModel) -> int:
+    """Return the most bytes that one step's tensors take together, weights, AdamW's moments and the batch included.
 
-    Each block keeps per token: two norms, the residual twice, q, k and v before and after rotation, the attention's
-    output (10 widths), and SwiGLU's gate and value, its activation and product (4 hidden widths).
+    The peak comes as the backward pass begins. Then everything is there that the forward pass kept, and in the last
+    block come first the feed-forward layer's gradients, then, its own activations gone, the attention's. What a block
+    keeps for each token, as autograd has it:
+
+    - RMSNorm, twice: its input, the inverse root, its output, and on a CPU, where it is not one kernel, its input
+      scaled (it stays full precision under autocast, its output does not);
+    - attention: `attention_cost`, and q and k before rotation, since v is a view of one tensor with them;
+    - SwiGLU: gate and value, silu(gate), and the product, 4 hidden widths;
+    - dropout: its factors, for either branch.
     """
-    shape = model.decoder.shape
-    kept_floats = shape.layers * (10 * shape.width + 4 * hidden_width(shape.width)) * tokens
+    training, shape, device = experiment.training, model.decoder.shape, device_of(model)
+    dtype = compute_dtype(training, device)
+    length = training.segment_bars * shape.entities
+    attention = attention_cost(
+        choose_attention(experiment, model).backend,
+        AttentionShape(training.batch_size, length, length, shape.heads, shape.width // shape.heads, dtype),
+        model.decoder.pattern,
+        device.type,
+    )
+    tokens = training.batch_size * length
+    full, low = tokens * _FLOAT_BYTES, tokens * dtype.itemsize  # a number for each token, in both precisions
+    width, hidden = shape.width, hidden_width(shape.width)
+    qkv_bytes = 3 * width * low
+
+    norm = (1 + width) * full + width * low + (width * full if device.type == "cpu" else 0)
+    dropout = width * low if shape.dropout else 0
+    attention_branch = norm + 2 * width * low + attention.saved_bytes + dropout
+    feedforward_branch = norm + 4 * hidden * low + dropout
+    blocks = shape.layers * (attention_branch + feedforward_branch)
+
+    bars = training.batch_size * training.segment_bars
+    assets, features = model.standardiser.feature_mean.shape
+    batch = bars * assets * (_FLOAT_BYTES * (features + 1) + 1)  # features and target, and one byte of the mask
+    ends = bars * assets * (features + 1) * dtype.itemsize  # the tokeniser's input
+    labels = training.batch_size * (training.segment_bars - experiment.warmup_bars) * assets
+    head = norm + _FLOAT_BYTES * (2 * bars * assets + 2 * labels)  # outputs, targets, and those that count of both
+
+    residual_gradient = width * full
+    feedforward_gradients = residual_gradient + 2 * hidden * low - dropout
+    attention_gradients = (
+        residual_gradient
+        + width * low
+        + attention.training_peak_bytes
+        - (attention.saved_bytes - qkv_bytes)
+        - feedforward_branch
+    )
+    activations = batch + ends + blocks + max(head, feedforward_gradients, attention_gradients)
+
     parameters = sum(weight.numel() for weight in model.parameters())
-    return _FLOAT_BYTES * (_FLOATS_PER_PARAMETER * parameters + kept_floats)
+    weight_and_moments, gradients = 3 * _FLOAT_BYTES * parameters, _FLOAT_BYTES * parameters
+    if dtype != torch.float32:
+        weight_and_moments += dtype.itemsize * parameters  # autocast keeps a copy of the weights
+    if training.accumulate > 1:
+        return weight_and_moments + gradients + activations
+    return weight_and_moments + max(activations, gradients)  # gradients come as activations go
 
 
-def _step_seconds(experiment: Experiment, model: ReturnsModel, features: int) -> float:
+class Rehearsal:
+    """Training steps on made-up bars, of the shape, dtype and labels that the experiment's own would have.
+
+    One call is one optimiser step, all but drawing the segments.
+    """
+
+    def __init__(self, experiment: Experiment, model: ReturnsModel) -> None:
+        training, device = experiment.training, device_of(model)
+        generator = torch.Generator().manual_seed(training.seed)
+        assets, features = model.standardiser.feature_mean.shape
+        size = (training.batch_size, training.segment_bars, assets)
+        self.training, self.model = training, model.train()
+        self.optimiser = build_optimiser(model, training)
+        self.values = torch.randn(*size, features, generator=generator).to(device)
+        self.mask = torch.ones(size, dtype=torch.bool, device=device)
+        self.targets = torch.randn(size, generator=generator).to(device)
+        self.targets[:, : experiment.warmup_bars] = torch.nan
+
+    def __call__(self) -> None:
+        """Make one step, and wait for its end."""
+        objective = OBJECTIVES[self.training.loss]
+        for _ in range(self.training.accumulate):
+            with autocast(self.training, self.values.device):
+                outputs = self.model(self.values, self.mask)
+            loss = objective(outputs.float(), self.model.standardise(self.targets)) / self.training.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm).item()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def rehearse(experiment: Experiment) -> Rehearsal:
+    """Return steps of a new model of the experiment."""
+    return Rehearsal(experiment, untrained_model(experiment))
+
+
+def untrained_model(experiment: Experiment) -> ReturnsModel:
+    """Return the experiment's model on its device, before any data are known."""
+    features, assets = len(expand_features(experiment.panel.features)), len(experiment.data.symbols)
+    return build_model(experiment, features, unit_scaler(assets, features)).to(pick_device(experiment.training))
+
+
+def _step_seconds(step: Rehearsal) -> float:
     """Return the median time of a step, after one that warms up."""
-    training, assets = experiment.training, len(experiment.data.symbols)
-    device = pick_device(training)
-    generator = torch.Generator().manual_seed(training.seed)
-    size = (training.batch_size, training.segment_bars, assets)
-    values = torch.randn(*size, features, generator=generator).to(device)
-    targets = torch.randn(*size, generator=generator).to(device)
-    mask = torch.ones(size, dtype=torch.bool, device=device)
-    optimiser = build_optimiser(model, training)
-    objective = OBJECTIVES[training.loss]
     times = []
     for _ in range(1 + _TIMED_STEPS):
         began = time.perf_counter()
-        for _ in range(training.accumulate):
-            with autocast(training, device):
-                outputs = model(values, mask)
-            loss = objective(outputs.float(), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss.item()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        step()
         times.append(time.perf_counter() - began)
     return float(np.median(times[1:]))
