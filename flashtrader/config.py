@@ -183,7 +183,9 @@ class TrainingConfig(Section):
     """The training loop."""
 
     segment_bars: PositiveInt = 2_048
-    """Bars in one segment; every one after the warm-up carries a label."""
+    """Bars in one segment."""
+    labels: Literal["all", "last"] = "all"
+    """Bars of a segment that are learned from: every one after the warm-up, or the last alone, one label a window."""
     warmup_bars: NonNegativeInt | None = None
     """Leading bars of a segment that only give context; null is the context, at most half the segment."""
     batch_size: PositiveInt = 8
@@ -326,6 +328,11 @@ class Experiment(Section):
         if self.training.warmup_bars is not None:
             return self.training.warmup_bars
         return min(self.context_bars, self.training.segment_bars // 2)
+
+    @property
+    def unlabelled_bars(self) -> int:
+        """Leading bars of a training segment that are not learned from."""
+        return self.training.segment_bars - 1 if self.training.labels == "last" else self.warmup_bars
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:

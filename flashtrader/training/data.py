@@ -42,7 +42,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
         panel=panel,
         split=split,
         scaler=fit_scaler(panel, split.train),
-        segments=Segments(panel, split.train, experiment.training.segment_bars, experiment.warmup_bars),
+        segments=Segments(panel, split.train, experiment.training.segment_bars, experiment.unlabelled_bars),
         fingerprints=fingerprints,
     )
 
