@@ -68,9 +68,11 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Store the closed bars of markets; a history that is there is only extended, at either end."""
+    from flashtrader.config import DataConfig
     from flashtrader.errors import ConfigError
     from flashtrader.interval import Interval
     from flashtrader.market import fetch as market
+    from flashtrader.market.sources.opening import open_source
     from flashtrader.market.store import Series, Store
 
     names = [name.strip() for name in symbols.split(",") if name.strip()]
@@ -78,7 +80,8 @@ def fetch(
         raise ConfigError(f"--symbols {symbols}: name each market once, separated by commas")
     bar_interval = Interval.parse(interval)
     store = Store(data_dir)
-    from_source = _source(source, category, path, base_url, noise_only)
+    data = DataConfig(symbols=tuple(names), source=source.value, category=category.value, noise_only=noise_only)
+    from_source = open_source(data, path, base_url)
     span_ms = _milliseconds("--start", start), _milliseconds("--end", end)
     try:
         with _Progress() as progress:
@@ -97,41 +100,6 @@ def fetch(
         say(f"error: {failure}")
     if failures:
         sys.exit(1)
-
-
-def _source(
-    source: SourceChoice, category: Category, path: Path | None, base_url: str | None, noise_only: bool
-) -> "Source":
-    """Return the source that the options name. Raises ConfigError for options that do not belong to it."""
-    from flashtrader.errors import ConfigError
-
-    for option, value, owners in (
-        ("--path", path, (SourceChoice.FILE,)),
-        ("--base-url", base_url, (SourceChoice.BYBIT, SourceChoice.YAHOO)),
-        ("--noise-only", noise_only or None, (SourceChoice.SIMULATED,)),
-        ("--category spot", category if category is Category.SPOT else None, (SourceChoice.BYBIT,)),
-    ):
-        if value is not None and source not in owners:
-            raise ConfigError(f"{option} goes with --source {' or '.join(owners)}, not {source}")
-    match source:
-        case SourceChoice.BYBIT:
-            from flashtrader.market.sources.bybit import BybitSource
-
-            return BybitSource(category.value, base_url)
-        case SourceChoice.YAHOO:
-            from flashtrader.market.sources.yahoo import YahooSource
-
-            return YahooSource(base_url)
-        case SourceChoice.FILE:
-            from flashtrader.market.sources.files import FileSource
-
-            if path is None:
-                raise ConfigError("--source file needs --path: a Parquet or CSV file, or a directory of them")
-            return FileSource(path)
-        case SourceChoice.SIMULATED:
-            from flashtrader.market.sources.simulated import SimulatedSource
-
-            return SimulatedSource(noise_only=noise_only)
 
 
 def _milliseconds(option: str, text: str | None) -> int | None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashtrader.cli.console import AsJson, DataDir, RunName, RunsDir, Table, show
+from flashtrader.cli.console import AsJson, DataDir, RunName, RunsDir, Table, say, show
 
 if TYPE_CHECKING:
     from flashtrader.forecasting.forecast import Forecasts
+    from flashtrader.run import Run
 
 
 class Part(StrEnum):
@@ -30,18 +31,76 @@ def predict(
         Path | None,
         typer.Option("--out", help="Where to write; the run's forecasts.parquet unless given.", show_default=False),
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on: forecast every bar as it closes, until Ctrl-C.")
+    ] = False,
+    num_bars: Annotated[
+        int | None, typer.Option("--bars", help="With --follow, stop after as many bars.", min=1, show_default=False)
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", help="With --follow, another host that speaks the API.", show_default=False),
+    ] = None,
     data_dir: DataDir = Path("data"),
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Forecast stored bars with a trained run."""
+    """Forecast stored bars with a trained run.
+
+    With --follow, fetch new closed bars as they come (bars from files: read what others store), forecast each, print a
+    line for it and write them all to the run's live.parquet; with --json, each line is one JSON object.
+    """
     from flashtrader.forecasting.forecast import forecast_run, write_forecasts
     from flashtrader.run import find_run
 
+    if follow:
+        return _follow(find_run(runs_dir, run), data_dir, base_url, num_bars, out, as_json)
     made = forecast_run(find_run(runs_dir, run), data_dir, split.value)
     path = out or made.run.forecasts
     write_forecasts(path, made.forecasts)
     _show(made, split, path, as_json)
+    return None
+
+
+def _follow(
+    run: "Run", data_dir: Path, base_url: str | None, num_bars: int | None, out: Path | None, as_json: bool
+) -> None:
+    import json
+    import time
+
+    import pandas as pd
+
+    from flashtrader.files import finite
+    from flashtrader.forecasting.follow import Follower, seconds_to_next_close
+    from flashtrader.forecasting.forecast import write_forecasts
+    from flashtrader.interval import Interval
+    from flashtrader.market.fetch import fetch
+    from flashtrader.market.sources.opening import open_source
+    from flashtrader.market.store import Store
+
+    data = run.experiment.data
+    interval, store = Interval(data.interval), Store(data_dir)
+    source = None if data.source == "file" else open_source(data, base_url=base_url)
+    follower = Follower(run, data_dir)
+    followed: list[pd.DataFrame] = []
+    while True:
+        if source is not None:
+            for report in fetch(source, store, data.symbols, interval):
+                if report.failed is not None:
+                    say(f"{report.failed}; trying again")
+        update = follower.update()
+        for moment, row in update.iterrows():
+            time_text = f"{moment:%Y-%m-%dT%H:%MZ}"
+            if as_json:
+                typer.echo(json.dumps(finite({"time": time_text, "forecasts": row.to_dict()}), allow_nan=False))
+            else:
+                typer.echo(f"{time_text}  " + "  ".join(f"{symbol} {value:+.3%}" for symbol, value in row.items()))
+        if len(update):
+            followed.append(update)
+            write_forecasts(out or run.path / "live.parquet", pd.concat(followed))
+        if num_bars is not None and sum(map(len, followed)) >= num_bars:
+            return
+        time.sleep(seconds_to_next_close(interval, time.time_ns() // 1_000_000))
 
 
 def _show(made: "Forecasts", split: Part, path: Path, as_json: bool) -> None:

@@ -15,6 +15,16 @@ from flashtrader.models.stream import Stream, check_finite, chunk_length
 from flashtrader.panel.panel import build_panel
 from flashtrader.run import Run
 
+# Exchanges publish a closed bar a moment after it closes; a store that others fill is looked at this often.
+_PUBLISHED_AFTER_MS = 2_000
+_LONGEST_WAIT_S = 15.0
+
+
+def seconds_to_next_close(interval: Interval, now_ms: int) -> float:
+    """Return how long to wait before the store is worth another look."""
+    closes_ms = int(interval.close(np.array([now_ms]))[0])
+    return min((closes_ms + _PUBLISHED_AFTER_MS - now_ms) / 1_000, _LONGEST_WAIT_S)
+
 
 class Follower:
     """A trained run that forecasts every stored bar once, in order, whenever `update` finds new ones.
@@ -66,7 +76,8 @@ class Follower:
 
     def _complete(self) -> Mapping[str, Bars]:
         """Return the stored bars up to the last one that is not waited for."""
-        bars = load_bars(self._experiment.data, self._data_dir)
+        without_end = self._experiment.data.model_copy(update={"end": None})
+        bars = load_bars(without_end, self._data_dir)
         newest = [int(table["timestamp"].iloc[-1]) for table in bars.values()]
         given_up = self._interval.index(np.array([max(newest)])) - self._experiment.panel.max_gap_bars
         until_ms = max(min(newest), int(self._interval.opening(given_up)[0]))

@@ -439,7 +439,7 @@ def test_an_interrupt_keeps_what_arrived_and_says_how_to_go_on(
     # Further back than the pages in flight at the start: it is asked for only once newer ones have arrived.
     exchange.fail(interrupting, when=older_than(len(HISTORY) - 12_000))
     outcome = fetching.ends(exchange)
-    assert time.monotonic() - interrupted_s[0] < 2.0
+    assert time.monotonic() - interrupted_s[0] < 15.0
     assert outcome.exit_code == 130
     assert outcome.out == ""
     kept = len(stored(fetching.data_dir))

@@ -1,5 +1,6 @@
 """The way of a bar from the store to the report, through the commands that a user types."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,25 @@ def test_a_damaged_checkpoint_is_one_line(trained: Place) -> None:
 def test_forecasts_of_other_bars_than_the_test_are_not_traded(trained: Place) -> None:
     trained("predict", "--split", "latest")
     assert "make them with `flashtrader predict --split test`" in trained.fails(1, "backtest")
+
+
+def test_following_prints_a_line_for_every_bar_that_is_stored(trained: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait between two looks is when somebody else stores the next bar."""
+    longer = {"AAA": random_bars(NUM_BARS + 9, 1), "BBB": random_bars(NUM_BARS + 9 - 30, 2, first_hour=30)}
+    stored = iter(range(NUM_BARS, NUM_BARS + 9))
+
+    def somebody_stores_a_bar(_seconds: float) -> None:
+        hour = next(stored)
+        for symbol, bars in longer.items():
+            store_bars(trained.root / "data", symbol, bars[bars["timestamp"] == hour * HOUR_MS].reset_index(drop=True))
+
+    monkeypatch.setattr("time.sleep", somebody_stores_a_bar)
+    places = ("--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs")
+    lines = trained.flashtrader.succeeds("predict", "--follow", "--bars", 4, *places, "--json").out.splitlines()
+    followed = [json.loads(line) for line in lines]
+    assert [line["time"] for line in followed] == [f"{utc(NUM_BARS - 1 + n):%Y-%m-%dT%H:%MZ}" for n in range(4)]
+    live = pd.read_parquet(trained.run / "live.parquet")
+    trained("predict", "--split", "all")
+    at_once = pd.read_parquet(trained.run / "forecasts.parquet").iloc[-4:]
+    pd.testing.assert_frame_equal(live, at_once, rtol=0, atol=1e-6, check_freq=False)
+    assert followed[2]["forecasts"] == live.iloc[2].to_dict()
