@@ -1,17 +1,16 @@
 """`flashtrader bench`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from flashtrader.cli.console import AsJson, Table, UnusedDir, say, show
-
-if TYPE_CHECKING:
-    from flashtrader.benchmarks.attention import AttentionBenchmark, Row
+from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, UnusedDir, say, show
 
 OutDir = Annotated[Path, typer.Option("--out", help="Where figures and pictures are written.")]
-QUICK_LENGTHS = "512,1024,2048"
+QUICK_LENGTHS = "512,1024,2048,4096"
+QUICK_BACKENDS = "naive,sdpa,flash,nn.MultiheadAttention"
+QUICK_SECONDS = 0.5
 
 app = typer.Typer(help="Measure attention and throughput on this machine; without an argument, a quick round of all.")
 
@@ -20,7 +19,7 @@ app = typer.Typer(help="Measure attention and throughput on this machine; withou
 def bench(context: typer.Context) -> None:
     """Measure attention and throughput on this machine; without an argument, a quick round of all."""
     if context.invoked_subcommand is None:
-        attention(lengths=QUICK_LENGTHS, max_seconds=1.0)
+        attention(lengths=QUICK_LENGTHS, backends=QUICK_BACKENDS, max_seconds=QUICK_SECONDS)
         throughput()
 
 
@@ -28,7 +27,10 @@ def bench(context: typer.Context) -> None:
 def attention(
     lengths: Annotated[
         str, typer.Option("--lengths", help="Tokens of a sequence, separated by commas.")
-    ] = "512,1024,2048,4096,8192,16384",
+    ] = "512,1024,2048,4096,8192,16384,32768,65536,131072",
+    backends: Annotated[
+        str | None, typer.Option("--backends", help="Backends and references, separated by commas; all unless given.")
+    ] = None,
     window: Annotated[int, typer.Option("--window", help="Steps of the sliding window.", min=1)] = 512,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest time of one figure.", min=0.01)] = 5.0,
     heads: Annotated[int, typer.Option("--heads", min=1)] = 8,
@@ -39,30 +41,57 @@ def attention(
     runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
-    """Measure every attention backend: time and peak memory against length, causal and windowed, both directions."""
+    """Measure every attention backend: time and peak memory against length, causal and windowed, both directions.
+
+    With it go the IO model of flash attention, and two articles' tables made again on this machine.
+    """
     import torch
 
     from flashtrader.attention import BACKENDS, AttentionPattern
-    from flashtrader.benchmarks.attention import MULTIHEAD, bench_attention
+    from flashtrader.attention.cost import AttentionShape
+    from flashtrader.benchmarks.attention import bench_attention, fastest_backend
+    from flashtrader.benchmarks.attention_plots import plot_io, plot_measured
+    from flashtrader.benchmarks.io_model import io_model
+    from flashtrader.benchmarks.published import reproduce
+    from flashtrader.benchmarks.references import REFERENCES
+    from flashtrader.cli.attention_tables import io_tables, measured_tables, notes, one_line, reproduction_tables
     from flashtrader.files import write_json
 
-    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    causal, windowed = AttentionPattern(), AttentionPattern(window_steps=window)
     measured = bench_attention(
         lengths=_lengths(lengths),
-        patterns=(AttentionPattern(), AttentionPattern(window_steps=window)),
-        backends=(*BACKENDS, MULTIHEAD),
+        patterns=(causal, windowed),
+        backends=(*BACKENDS, *REFERENCES) if backends is None else backends.split(","),
         seconds=max_seconds,
-        device="cuda" if on_cuda else "cpu",
-        dtype=torch.bfloat16 if on_cuda else torch.float32,
+        device=device.type,
+        dtype=dtype,
         batch=batch,
         heads=heads,
         head_dim=head_width,
-        on_row=_say_row,
+        on_row=lambda row: say(one_line(row)),
     )
-    write_json(out / "attention.json", measured.to_json())
-    pictures = measured.plot(out)
-    notes = [f"written: {', '.join(map(str, [out / 'attention.json', *pictures]))}"]
-    show(_attention_tables(measured), measured.to_json(), as_json, notes)
+    shape = AttentionShape(batch, 2, 2, heads, head_width, dtype)
+    model = io_model(measured, causal, shape, fastest_backend(shape, causal, device))
+    found = reproduce(
+        device=device,
+        dtype=dtype,
+        heads=heads,
+        head_dim=head_width,
+        seconds=max_seconds,
+        on_row=lambda row: say(one_line(row)),
+    )
+    payload = measured.to_json() | {"io_model": model and model.to_json(), "articles": found.to_json()}
+    write_json(out / "attention.json", payload)
+    pictures = plot_measured(measured, out)
+    tables = measured_tables(measured)
+    if model is not None:
+        pictures.append(plot_io(model, measured.rows, measured.machine, out))
+        tables += io_tables(model)
+    tables += reproduction_tables(found)
+    written = f"written: {', '.join(map(str, [out / 'attention.json', *pictures]))}"
+    show(tables, payload, as_json, [*notes(measured), written])
 
 
 @app.command()
@@ -77,8 +106,8 @@ def throughput(
 
     import torch
 
-    from flashtrader.benchmarks.attention import machine
     from flashtrader.benchmarks.backtest import measure_backtest
+    from flashtrader.benchmarks.machine import machine
     from flashtrader.files import write_json
 
     speeds = measure_backtest()
@@ -111,49 +140,57 @@ def throughput(
     show([Table("Throughput", columns, rows)], payload, as_json, [f"written: {out / 'throughput.json'}"])
 
 
-def _lengths(text: str) -> list[int]:
+@app.command()
+def context(
+    config: ConfigPath = None,
+    contexts: Annotated[
+        str, typer.Option("--contexts", help="Bars of the attention window, separated by commas.")
+    ] = "64,256,1024,4096",
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings at each context.", min=1)] = 3,
+    part: Annotated[
+        Literal["validation", "test"], typer.Option("--split", help="Bars that are scored; choose on validation.")
+    ] = "validation",
+    overrides: Overrides = None,
+    out: OutDir = Path("bench"),
+    data_dir: DataDir = Path("data"),
+    runs_dir: RunsDir = Path("bench/runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether longer context pays: the same training at each context, with several seeds."""
+    from flashtrader.config import load_config
+    from flashtrader.errors import ConfigError
+
+    if config is None:
+        raise ConfigError("give --config X.yaml, the experiment to train at each context")
+    contexts_bars = _lengths(contexts, "--contexts")
+    experiment = load_config(config, overrides or [])
+
+    from flashtrader.benchmarks.context import bench_context
+    from flashtrader.cli.context_tables import context_table, training_line
+    from flashtrader.files import write_json
+
+    measured = bench_context(
+        experiment,
+        contexts_bars,
+        seeds,
+        data_dir=data_dir,
+        runs_dir=runs_dir,
+        part=part,
+        on_training=lambda training: say(training_line(training)),
+    )
+    picture = measured.plot(out / "context.png")
+    write_json(out / "context.json", measured.to_json())
+    notes = [measured.verdict, "", f"written: {out / 'context.json'}, {picture}"]
+    show([context_table(measured)], measured.to_json(), as_json, notes)
+
+
+def _lengths(text: str, option: str = "--lengths") -> list[int]:
     from flashtrader.errors import ConfigError
 
     try:
         lengths = sorted({int(length) for length in text.split(",")})
     except ValueError:
-        raise ConfigError(f"--lengths {text}: write whole numbers separated by commas") from None
+        raise ConfigError(f"{option} {text}: write whole numbers separated by commas") from None
     if lengths[0] < 1:
-        raise ConfigError(f"--lengths {text}: a sequence has at least one token")
+        raise ConfigError(f"{option} {text}: a sequence has at least one token")
     return lengths
-
-
-def _say_row(row: "Row") -> None:
-    say(f"{row.backend}, {row.pattern}, {row.direction}, {row.length:,} tokens: {_cell(row)}")
-
-
-def _cell(row: "Row") -> str:
-    if row.milliseconds is None:
-        return str(row.no_number)
-    memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**20:,.0f} MiB"
-    return f"{row.milliseconds:,.1f} ms{memory}"
-
-
-def _attention_tables(measured: "AttentionBenchmark") -> list[Table]:
-    """Return a table for each pattern and direction: a row per backend, a column per length."""
-    tables = []
-    for pattern, direction in dict.fromkeys((row.pattern, row.direction) for row in measured.rows):
-        rows = [row for row in measured.rows if (row.pattern, row.direction) == (pattern, direction)]
-        lengths = sorted({row.length for row in rows})
-        backends = list(dict.fromkeys(row.backend for row in rows))
-        cells = {(row.backend, row.length): row for row in rows}
-        measurable = [name for name in backends if any(cells[name, length].milliseconds for length in lengths)]
-        body = [(name, *(_short(cells[name, length]) for length in lengths)) for name in measurable]
-        title = f"{pattern}, {direction}: milliseconds / peak MiB, by length"
-        tables.append(Table(title, ("backend", *(f"{length:,}" for length in lengths)), body))
-    reasons = {row.backend: str(row.no_number) for row in measured.rows if row.no_number and row.milliseconds is None}
-    never = [name for name in reasons if all(row.milliseconds is None for row in measured.rows if row.backend == name)]
-    if never:
-        tables.append(Table("Not measured here", ("backend", "why"), [(name, reasons[name]) for name in never]))
-    return tables
-
-
-def _short(row: "Row") -> str:
-    if row.milliseconds is None:
-        return "–"
-    return f"{row.milliseconds:,.1f} / {'?' if row.peak_bytes is None else f'{row.peak_bytes / 2**20:,.0f}'}"
