@@ -1,0 +1,387 @@
+"""Does longer context pay on this data? The same training at several contexts, and what can be said of the difference.
+
+Trainings differ in the window that a layer sees and in nothing else. All of them get segments that hold the longest
+context twice, its bars as their warm-up, and as many of them in a step as keep the labels of a step near what the
+config asks for. So seed by seed, every context learns from the same labels in the same order, starts from the same
+weights, and is scored on the same bars, with the weights that were best on validation. What a context costs is measured
+on these common segments: a training at a short context alone could use shorter ones.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from flashtrader.benchmarks.machine import Machine, machine
+from flashtrader.benchmarks.peak_memory import PeakMemory
+from flashtrader.config import Experiment
+from flashtrader.errors import ConfigError
+from flashtrader.files import replacing
+from flashtrader.market.sources.simulated import SimulatedSource
+from flashtrader.models.families import load_model
+from flashtrader.models.precision import autocast, pick_device
+from flashtrader.models.stream import forecast_rows
+from flashtrader.panel.panel import Panel
+from flashtrader.panel.splits import Rows
+from flashtrader.training.budget import rehearse
+from flashtrader.training.data import TrainingData, prepare
+from flashtrader.training.loop import train_model
+from flashtrader.training.objectives import OBJECTIVES, mean_information_coefficient
+
+Part = Literal["validation", "test"]
+Array = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of all differences of a benchmark together (Bonferroni)."""
+STRETCHES = 16
+"""Parts of the scored time, each of which scores a difference of its own."""
+_STRETCH_HORIZONS = 4
+"""A stretch is at least this many horizons long, so that the targets that reach into the next one hardly count."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, and its scores on the benchmark's part of the data."""
+
+    context_bars: int
+    seed: int
+    ic: float
+    loss: float
+    best_step: int
+    seconds: float
+    """Steps and evaluations."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A context's score less the shortest context's, seed by seed, and its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context's mean over the seeds."""
+
+    context_bars: int
+    receptive_bars: int
+    """Bars that a forecast depends on, its own included: every layer looks a window further back."""
+    ic: float
+    loss: float
+    seconds: float
+    """Of a training, steps and evaluations."""
+    peak_bytes: int | None
+    """What two steps hold at most, data aside; None where it can't be measured."""
+    ic_difference: Difference | None
+    """None for the shortest."""
+    loss_difference: Difference | None
+
+
+@dataclass(frozen=True)
+class ContextBenchmark:
+    """All trainings and what they say, shortest context first."""
+
+    experiment: str
+    part: Part
+    segment_bars: int
+    warmup_bars: int
+    batch_size: int
+    labelled_bars_per_step: int
+    contexts: tuple[Context, ...]
+    trainings: tuple[Training, ...]
+    best_ic: float | None
+    """Of the best forecast there is on the same bars; known on the simulated exchange alone."""
+    machine: Machine
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether longer context pays."""
+        shortest, *longer = self.contexts
+        told_apart = [context for context in longer if _excludes_zero(context)]
+        where = f"on these {self.part} bars"
+        if not told_apart:
+            return (
+                f"No longer context can be told apart from {shortest.context_bars:,} bars {where}: "
+                f"every difference's interval includes 0."
+            )
+        best = max(told_apart, key=lambda context: context.ic)
+        difference = best.ic_difference
+        assert difference is not None
+        verb, side = ("pays", "above") if difference.estimate > 0 else ("costs", "below")
+        share = (
+            "" if self.best_ic is None else f", {best.ic / self.best_ic:.0%} of the best achievable {self.best_ic:.3f}"
+        )
+        return (
+            f"Longer context {verb} {where}: {best.context_bars:,} bars reach an IC of {best.ic:.3f}{share}, "
+            f"{abs(difference.estimate):.3f} {side} {shortest.context_bars:,} bars (difference {difference.low:+.3f} "
+            f"to {difference.high:+.3f}, {CONFIDENCE:.0%} confidence)."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the benchmark as plain values."""
+        return {"verdict": self.verdict, "confidence": CONFIDENCE} | asdict(self)
+
+    def plot(self, path: Path) -> Path:
+        """Draw score, time and memory against context, and return the picture's path."""
+        figure = Figure(figsize=(12, 4), layout="constrained")
+        score, seconds, memory = figure.subplots(1, 3)
+        bars = [context.context_bars for context in self.contexts]
+        ics = [context.ic for context in self.contexts]
+        score.scatter(
+            [training.context_bars for training in self.trainings],
+            [training.ic for training in self.trainings],
+            s=14,
+            color="0.6",
+            label="a training",
+        )
+        score.plot(bars, ics, marker="o", color="C0", label="mean of the seeds")
+        for context in self.contexts:
+            if (difference := context.ic_difference) is not None:
+                ends = [ics[0] + difference.low, ics[0] + difference.high]
+                score.plot([context.context_bars] * 2, ends, color="C0", alpha=0.4, linewidth=5)
+        if self.best_ic is not None:
+            score.axhline(self.best_ic, color="C2", linestyle="--", label="best achievable")
+        score.set_title(
+            f"{self.part} IC; bars: {CONFIDENCE:.0%} interval\nof the difference from the shortest", fontsize=10
+        )
+        score.legend(frameon=False, fontsize=9)
+        seconds.plot(bars, [context.seconds for context in self.contexts], marker="o")
+        seconds.set_title("seconds of a training", fontsize=10)
+        peaks = [context.peak_bytes for context in self.contexts]
+        memory.plot(bars, [math.nan if peak is None else peak / 2**20 for peak in peaks], marker="o")
+        memory.set_title("peak memory of a step, MiB", fontsize=10)
+        for axis in (score, seconds, memory):
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(bars, [f"{length:,}" for length in bars])
+            axis.minorticks_off()
+            axis.set_xlabel("context, bars")
+            axis.grid(visible=True, alpha=0.3)
+        for axis in (seconds, memory):
+            axis.set_ylim(bottom=0)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=130)
+        return path
+
+
+def bench_context(
+    experiment: Experiment,
+    contexts_bars: Sequence[int],
+    num_seeds: int,
+    *,
+    data_dir: Path,
+    runs_dir: Path,
+    part: Part = "validation",
+    on_training: Callable[[Training], None] = lambda _: None,
+) -> ContextBenchmark:
+    """Train the experiment at every context with `num_seeds` seeds, the experiment's own and those after it.
+
+    The runs stay in `runs_dir`. on_training: is told each training as it is done. Raises ConfigError for fewer than two
+    contexts, KeyboardInterrupt when a training is interrupted.
+    """
+    contexts_bars = sorted(set(contexts_bars))
+    if len(contexts_bars) < 2:
+        raise ConfigError("a comparison needs two contexts or more, such as --contexts 64,512")
+    seeds = range(experiment.training.seed, experiment.training.seed + num_seeds)
+    common = with_common_segments(experiment, contexts_bars[-1])
+    data = prepare(common, data_dir)
+    rows: Rows = getattr(data.split, part)
+    device = pick_device(common.training)
+    try:
+        with PeakMemory(device) as memory:
+            peaks = [memory.bytes_of(_two_steps, _at(common, context_bars, seeds[0])) for context_bars in contexts_bars]
+    except MemoryError:
+        raise ConfigError(
+            f"a step of {common.training.batch_size} segments of {common.training.segment_bars:,} bars, twice the "
+            "longest context, does not fit in memory; lower training.batch_size or the longest of --contexts"
+        ) from None
+    trainings: list[Training] = []
+    forecasts: list[NDArray[np.float32]] = []
+    for context_bars in contexts_bars:
+        for seed in seeds:
+            made, forecasts_RK = _train(_at(common, context_bars, seed), data, rows, data_dir, runs_dir)
+            trainings.append(made)
+            forecasts.append(forecasts_RK)
+            on_training(made)
+    training = common.training
+    return ContextBenchmark(
+        experiment=experiment.name,
+        part=part,
+        segment_bars=training.segment_bars,
+        warmup_bars=common.warmup_bars,
+        batch_size=training.batch_size,
+        labelled_bars_per_step=_labelled_bars(common),
+        contexts=_summarise(common, data, rows, trainings, forecasts, peaks),
+        trainings=tuple(trainings),
+        best_ic=_best_ic(common, data.panel, rows),
+        machine=machine(device),
+    )
+
+
+def with_common_segments(experiment: Experiment, longest_bars: int) -> Experiment:
+    """Return the experiment with segments in which every context up to the longest fits: see the module's text."""
+    segment_bars = max(experiment.training.segment_bars, 2 * longest_bars)
+    adapted = _with_training(experiment, segment_bars=segment_bars, warmup_bars=longest_bars)
+    batches = _labelled_bars(experiment) / _labelled_bars(adapted)
+    return _with_training(adapted, batch_size=max(1, round(batches * experiment.training.batch_size)))
+
+
+def paired_difference(scores_S: Array, stretches_SG: Array, confidence: float) -> Difference:
+    """Return the mean of paired differences over S seeds, with the interval that time and seeds leave open.
+
+    scores_S: each seed's difference on all bars. stretches_SG: the same on G stretches of time alone. Their spread
+    over stretches, means over the seeds, gives the error that the sampled time leaves, whatever the dependence from bar
+    to bar (Ibragimov & Müller 2010, t-Statistic Based Correlation and Heterogeneity Robust Inference); the spread over
+    seeds gives the training's. The variances add, which counts their interaction twice, and the degrees of freedom are
+    Satterthwaite's (1946). With one seed the interval holds for that training alone.
+    """
+    num_seeds, num_stretches = stretches_SG.shape
+    variances = [(stretches_SG.mean(axis=0).var(ddof=1) / num_stretches, num_stretches - 1)]
+    if num_seeds > 1:
+        variances.append((scores_S.var(ddof=1) / num_seeds, num_seeds - 1))
+    variance = sum(value for value, _ in variances)
+    estimate = float(scores_S.mean())
+    if not variance > 0:
+        return Difference(estimate, estimate + variance, estimate + variance)
+    freedom = variance**2 / sum(value**2 / degrees for value, degrees in variances)
+    reach = _student_t(1 - (1 - confidence) / 2, freedom) * math.sqrt(variance)
+    return Difference(estimate, estimate - reach, estimate + reach)
+
+
+def _student_t(probability: float, freedom: float) -> float:
+    """Return Student's t at a probability (Abramowitz & Stegun 1964, 26.7.5); from 2 degrees on within 4 %."""
+    z = NormalDist().inv_cdf(probability)
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
+
+
+def _with_training(experiment: Experiment, **changes: object) -> Experiment:
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update=changes)})
+
+
+def _at(common: Experiment, context_bars: int, seed: int) -> Experiment:
+    name = f"{common.name}-context-{context_bars}-seed-{seed}"
+    model = common.model.model_copy(update={"context_bars": context_bars})
+    return _with_training(common, seed=seed).model_copy(update={"name": name, "model": model})
+
+
+def _labelled_bars(experiment: Experiment) -> int:
+    """Return the labelled bars of one step."""
+    training = experiment.training
+    return training.batch_size * training.accumulate * (training.segment_bars - experiment.unlabelled_bars)
+
+
+def _two_steps(experiment: Experiment) -> Callable[[], object]:
+    """Return what builds a model and trains it for two steps: the optimiser's moments are there from the second on."""
+
+    def train() -> None:
+        step = rehearse(experiment)
+        step()
+        step()
+
+    return train
+
+
+def _train(
+    experiment: Experiment, data: TrainingData, rows: Rows, data_dir: Path, runs_dir: Path
+) -> tuple[Training, NDArray[np.float32]]:
+    """Return a training and its best weights' forecasts of the rows (R, K), in standard deviations of the target."""
+    summary = train_model(experiment, data_dir, runs_dir, lambda _: None)
+    if summary.stopped == "interrupted":
+        raise KeyboardInterrupt
+    model = load_model(summary.run.checkpoints / "best.safetensors", experiment, len(data.panel.feature_names))
+    device = pick_device(experiment.training)
+    with autocast(experiment.training, device):
+        forecasts_RK = forecast_rows(model.to(device), data.panel, rows, experiment.warmup_bars)
+    forecasts_RK /= data.scaler.target_std
+    targets_RK = data.panel.targets[rows.start : rows.stop] / data.scaler.target_std
+    made = Training(
+        context_bars=experiment.context_bars,
+        seed=experiment.training.seed,
+        ic=mean_information_coefficient(forecasts_RK, targets_RK),
+        loss=_loss(experiment, forecasts_RK, targets_RK),
+        best_step=summary.best_step,
+        seconds=summary.seconds,
+    )
+    return made, forecasts_RK
+
+
+def _loss(experiment: Experiment, forecasts_RK: NDArray[np.float32], targets_RK: NDArray[np.float32]) -> float:
+    known_RK = np.where(np.isfinite(forecasts_RK), targets_RK, np.nan)
+    return OBJECTIVES[experiment.training.loss](torch.from_numpy(forecasts_RK), torch.from_numpy(known_RK)).item()
+
+
+def _summarise(
+    experiment: Experiment,
+    data: TrainingData,
+    rows: Rows,
+    trainings: Sequence[Training],
+    forecasts: Sequence[NDArray[np.float32]],
+    peaks: Sequence[int | None],
+) -> tuple[Context, ...]:
+    """Return each context's means and differences. trainings: the shortest context's first; peaks: by context."""
+    targets_RK = data.panel.targets[rows.start : rows.stop] / data.scaler.target_std
+    known = np.flatnonzero((np.isfinite(forecasts[0]) & np.isfinite(targets_RK)).any(axis=1))
+    shortest_stretch = _STRETCH_HORIZONS * experiment.panel.target.horizon_bars
+    stretches = np.array_split(known, max(2, min(STRETCHES, len(known) // shortest_stretch)))
+    ic_CS = np.array([training.ic for training in trainings]).reshape(len(peaks), -1)
+    loss_CS = np.array([training.loss for training in trainings]).reshape(ic_CS.shape)
+    ic_CSG, loss_CSG = (
+        np.array([[score(made[stretch], targets_RK[stretch]) for stretch in stretches] for made in forecasts]).reshape(
+            *ic_CS.shape, -1
+        )
+        for score in (mean_information_coefficient, partial(_loss, experiment))
+    )
+    confidence = 1 - (1 - CONFIDENCE) / (len(peaks) - 1)
+
+    def difference(score_CS: Array, score_CSG: Array, context: int) -> Difference | None:
+        if context == 0:
+            return None
+        return paired_difference(score_CS[context] - score_CS[0], score_CSG[context] - score_CSG[0], confidence)
+
+    seconds_CS = np.array([training.seconds for training in trainings]).reshape(ic_CS.shape)
+    contexts_bars = dict.fromkeys(training.context_bars for training in trainings)
+    return tuple(
+        Context(
+            context_bars=context_bars,
+            receptive_bars=1 + experiment.model.layers * (context_bars - 1),
+            ic=float(ic_CS[context].mean()),
+            loss=float(loss_CS[context].mean()),
+            seconds=float(seconds_CS[context].mean()),
+            peak_bytes=peaks[context],
+            ic_difference=difference(ic_CS, ic_CSG, context),
+            loss_difference=difference(loss_CS, loss_CSG, context),
+        )
+        for context, context_bars in enumerate(contexts_bars)
+    )
+
+
+def _best_ic(experiment: Experiment, panel: Panel, rows: Rows) -> float | None:
+    """Return the IC of the best forecast on the rows, None where nobody knows it or nothing can be forecast."""
+    if experiment.data.source != "simulated":
+        return None
+    source, horizon_bars = SimulatedSource(noise_only=experiment.data.noise_only), experiment.panel.target.horizon_bars
+    times = panel.timestamps[rows.start : rows.stop]
+    best_RK = np.stack(
+        [source.best_forecast(symbol, panel.interval, times, horizon_bars) for symbol in panel.symbols], axis=1
+    )
+    best_ic = mean_information_coefficient(best_RK, panel.targets[rows.start : rows.stop])
+    return best_ic if math.isfinite(best_ic) else None
+
+
+def _excludes_zero(context: Context) -> bool:
+    difference = context.ic_difference
+    return difference is not None and (difference.low > 0 or difference.high < 0)
