@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, UnusedDir, say, show
+from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, UnusedDir, say, show
 
 OutDir = Annotated[Path, typer.Option("--out", help="Where figures and pictures are written.")]
 QUICK_LENGTHS = "512,1024,2048,4096"
@@ -21,6 +21,8 @@ def bench(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         attention(lengths=QUICK_LENGTHS, backends=QUICK_BACKENDS, max_seconds=QUICK_SECONDS)
         throughput()
+        if _own_configs():
+            memory()
 
 
 @app.command()
@@ -101,43 +103,48 @@ def throughput(
     runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
-    """Measure how much work a second is done, beside the plain way of doing it."""
+    """Measure how much work a second is done, and in how much memory, beside the plain way of doing it."""
+    from flashtrader.benchmarks.throughput import measure_throughput
+    from flashtrader.cli.throughput_tables import one_line, throughput_tables
+    from flashtrader.files import write_json
+
+    measured = measure_throughput(on_row=lambda row: say(one_line(row)))
+    write_json(out / "throughput.json", measured.to_json())
+    show(throughput_tables(measured), measured.to_json(), as_json, [f"written: {out / 'throughput.json'}"])
+
+
+@app.command()
+def memory(
+    configs: Annotated[
+        list[Path] | None, typer.Argument(help="Configs to train two steps of; those in configs/ unless given.")
+    ] = None,
+    out: OutDir = Path("bench"),
+    data_dir: UnusedDir = Path("data"),  # noqa: ARG001
+    runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
+    as_json: AsJson = False,
+) -> None:
+    """Measure the peak memory of training on this CPU, beside what `train --dry-run` estimates."""
     from dataclasses import asdict
 
     import torch
 
-    from flashtrader.benchmarks.backtest import measure_backtest
     from flashtrader.benchmarks.machine import machine
+    from flashtrader.benchmarks.memory import measure_configs
+    from flashtrader.cli.throughput_tables import memory_table
+    from flashtrader.errors import ConfigError
     from flashtrader.files import write_json
 
-    speeds = measure_backtest()
-    payload = {
-        "rows": [
-            {
-                "work": "backtest",
-                "size": f"{speed.num_bars:,} bars × {speed.num_assets} assets",
-                "unit": "bar·assets/s",
-                "ours": speed.engine_rate,
-                "reference": speed.numpy_loop_rate,
-                "reference_is": "a loop over the bars with the same formulas in numpy",
-                "ratio": speed.engine_rate / speed.numpy_loop_rate,
-            }
-            for speed in speeds
-        ],
-        "machine": asdict(machine(torch.device("cpu"))),
-    }
-    write_json(out / "throughput.json", payload)
-    rows = [
-        (
-            f"backtest, {speed.num_bars:,} bars × {speed.num_assets} assets",
-            f"{speed.engine_rate / 1e6:,.0f} M bar·assets/s",
-            f"{speed.numpy_loop_rate / 1e6:,.2f} M",
-            f"{speed.engine_rate / speed.numpy_loop_rate:,.0f}×",
-        )
-        for speed in speeds
-    ]
-    columns = ("work", "flashtrader", "numpy loop", "ratio")
-    show([Table("Throughput", columns, rows)], payload, as_json, [f"written: {out / 'throughput.json'}"])
+    paths = configs or _own_configs()
+    if not paths:
+        raise ConfigError("no configs/ here; name the configs to measure: flashtrader bench memory X.yaml ...")
+    rows = measure_configs(paths)
+    payload = {"rows": [row.to_json() for row in rows], "machine": asdict(machine(torch.device("cpu")))}
+    write_json(out / "memory.json", payload)
+    show([memory_table(rows)], payload, as_json, [f"written: {out / 'memory.json'}"])
+
+
+def _own_configs() -> list[Path]:
+    return sorted(Path("configs").rglob("*.yaml"))
 
 
 @app.command()
