@@ -230,7 +230,7 @@ def _train_labels(sizes: Sizes) -> Work:
     context, segment = sizes.context_bars, sizes.segment_bars
     windows = segment // context
     dense = rehearse(_experiment(sizes, segment_bars=segment, warmup_bars=context, batch_size=1))
-    single = rehearse(_experiment(sizes, segment_bars=context, warmup_bars=context - 1, batch_size=windows))
+    single = rehearse(_experiment(sizes, segment_bars=context, labels="last", batch_size=windows))
     ours, reference = _fastest(dense, single)
     return Work(
         work="train_labels",

@@ -49,7 +49,7 @@ def estimate(experiment: Experiment) -> Budget:
     model = untrained_model(experiment)
     shape = model.decoder.shape
     tokens = training.batch_size * training.segment_bars * shape.entities
-    labelled_bars = training.batch_size * training.accumulate * (training.segment_bars - experiment.warmup_bars)
+    labelled_bars = training.batch_size * training.accumulate * (training.segment_bars - experiment.unlabelled_bars)
     return Budget(
         parameters=sum(weight.numel() for weight in model.parameters()),
         tokens_per_step=tokens * training.accumulate,
@@ -109,7 +109,7 @@ def step_peak_bytes(experiment: Experiment, model: ReturnsModel) -> int:
     assets, features = model.standardiser.feature_mean.shape
     batch = bars * assets * (_FLOAT_BYTES * (features + 1) + 1)  # features and target, and one byte of the mask
     ends = bars * assets * (features + 1) * dtype.itemsize  # the tokeniser's input
-    labels = training.batch_size * (training.segment_bars - experiment.warmup_bars) * assets
+    labels = training.batch_size * (training.segment_bars - experiment.unlabelled_bars) * assets
     head = norm + _FLOAT_BYTES * (2 * bars * assets + 2 * labels)  # outputs, targets, and those that count of both
 
     residual_gradient = width * full
@@ -148,7 +148,7 @@ class Rehearsal:
         self.values = torch.randn(*size, features, generator=generator).to(device)
         self.mask = torch.ones(size, dtype=torch.bool, device=device)
         self.targets = torch.randn(size, generator=generator).to(device)
-        self.targets[:, : experiment.warmup_bars] = torch.nan
+        self.targets[:, : experiment.unlabelled_bars] = torch.nan
 
     def __call__(self) -> None:
         """Make one step, and wait for its end."""

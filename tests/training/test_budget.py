@@ -46,7 +46,15 @@ def test_the_dry_run_reports_that_estimate_and_measures_a_step() -> None:
     assert budget.peak_bytes == step_peak_bytes(experiment, untrained_model(experiment))
     assert budget.tokens_per_step == 4 * 128
     assert budget.labels_per_step == 4 * (128 - 32) * 2
+    assert estimate(load_config(SMOKE, ["training.labels=last"])).labels_per_step == 4 * 2
     assert budget.total_seconds == 20 * budget.step_seconds > 0
+
+
+@pytest.mark.parametrize(("labels", "known"), [("all", 128 - 32), ("last", 1)])
+def test_a_rehearsal_has_the_labels_of_a_step(labels: str, known: int) -> None:
+    step = rehearse(load_config(SMOKE, [f"training.labels={labels}"]))
+    assert (~step.targets.isnan()).sum() == 4 * known * 2
+    assert (~step.targets[:, -known:].isnan()).all()
 
 
 def test_a_rehearsal_trains() -> None:
