@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from flashtrader.attention import BACKENDS
 from flashtrader.benchmarks.attention import DIRECTION_NAMES, AttentionBenchmark, Row
 from flashtrader.benchmarks.io_model import IoModel
 from flashtrader.benchmarks.machine import Machine
@@ -17,7 +18,7 @@ _PANEL_INCHES = (4.3, 3.7)
 _DPI = 130
 # Okabe & Ito (2008), told apart with every kind of colour vision.
 _COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#000000", "#8c6d31")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<")  # one more than colours: no two lines look the same
 STANDARD, FLASH = _COLOURS[0], _COLOURS[2]
 _GREY = "#7a7a7a"
 
@@ -64,14 +65,13 @@ def _plot(
 ) -> Path:
     rows = measured.rows
     panels = list(dict.fromkeys((row.pattern, row.direction) for row in rows))
-    backends = list(dict.fromkeys(row.backend for row in rows if value(row) is not None))
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(_PANEL_INCHES[0] * columns + 1.7, _PANEL_INCHES[1] * lines), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis, (pattern, direction) in zip(axes, panels, strict=False):
         of_panel = [row for row in rows if (row.pattern, row.direction) == (pattern, direction)]
-        for number, backend in enumerate(backends):
+        for number, backend in enumerate((*BACKENDS, *REFERENCES)):  # a backend has its colour in every picture
             points = [
                 (row.length, measured_value)
                 for row in of_panel
@@ -150,8 +150,8 @@ def _dress(axis: Axes, lengths: Sequence[int], unit: Callable[[float], str]) -> 
     axis.set_yscale("log", base=2 if unit is size else 10)
     axis.set_xticks(lengths, labels=[tokens(length) for length in lengths])
     axis.xaxis.set_minor_locator(NullLocator())
-    if unit is size:  # every third power of two, from 8 MiB to 64 MiB to 512 MiB
-        axis.yaxis.set_major_locator(LogLocator(base=8))
+    if unit is size:  # every second power of two: 1 MiB, 4 MiB, 16 MiB
+        axis.yaxis.set_major_locator(LogLocator(base=4, numticks=16))
         axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda number, _: unit(number)))
     axis.yaxis.set_minor_formatter(NullFormatter())

@@ -221,6 +221,7 @@ def training(sizes: Sizes) -> dict[str, Any]:
         optimiser.zero_grad(set_to_none=True)
 
     seconds = median_seconds(step, device, sizes.seconds * 5)
+    peak_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     parameters = sum(weight.numel() for weight in model.parameters())
     call = AttentionShape(1, bars, bars, shape.heads, shape.width // shape.heads, dtype)
     attention_flops = 3 * shape.layers * attention_cost("naive", call, model.pattern).useful_flops
@@ -237,7 +238,7 @@ def training(sizes: Sizes) -> dict[str, Any]:
         "bars_per_second": bars / seconds,
         "model_tflops_per_second": flops / seconds / 1e12,
         "model_flops_utilisation": flops / seconds / rate,
-        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "peak_bytes": peak_bytes,
     }
     return {"rows": [row], "passed_over": choice.passed_over}
 

@@ -50,6 +50,7 @@ class PeakMemory:
         """
         if self.device.type == "cuda":
             call = prepare(*arguments)
+            call()  # the first call of a library leaves workspaces behind, and a compiled one its compilation's
             before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             call()
