@@ -1,4 +1,4 @@
-"""Everything that only a CUDA machine can answer, in one unattended run without a network: `scripts/bench_gpu`.
+"""Everything that only a CUDA machine can answer, in one unattended run without a network: `scripts/gpu_check`.
 
 Every section runs in a process of its own, so that one that fails, hangs, or leaves the device in error is reported,
 and the others still run. Each leaves SECTION.json; results.json and results.md hold all that are done. Needs PyTorch
@@ -273,7 +273,7 @@ SECTIONS: dict[str, tuple[Callable[[Sizes], dict[str, Any]], int]] = {
 
 def main() -> int:
     """Run every section; return 0 if all did, else 1."""
-    parser = argparse.ArgumentParser(prog="bench_gpu", description="Measure and check everything on a CUDA machine.")
+    parser = argparse.ArgumentParser(prog="gpu_check", description="Measure and check everything on a CUDA machine.")
     parser.add_argument("folder", type=Path, help="where JSON and the page are written")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU: does every section run?")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="of these, separated by commas")

@@ -9,7 +9,7 @@ import pytest
 
 from flashtrader.benchmarks import gpu
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check"
 
 
 def test_sections_leave_json_and_a_page(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_others_run_after_one_that_failed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         gpu, "_run_apart", lambda name, *_: {"error": "gone"} if name == "parity" else {"rows": [{"a": 1.0}]}
     )
-    monkeypatch.setattr(sys, "argv", ["bench_gpu", str(tmp_path), "--rehearse", "--sections", "parity,grids"])
+    monkeypatch.setattr(sys, "argv", ["gpu_check", str(tmp_path), "--rehearse", "--sections", "parity,grids"])
     assert gpu.main() == 1
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["parity"]["error"] == "gone"
