@@ -1,11 +1,14 @@
 """`flashtrader bench`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, UnusedDir, say, show
+
+if TYPE_CHECKING:
+    from flashtrader.benchmarks.throughput import Sizes
 
 OutDir = Annotated[Path, typer.Option("--out", help="Where figures and pictures are written.")]
 QUICK_LENGTHS = "512,1024,2048,4096"
@@ -19,8 +22,10 @@ app = typer.Typer(help="Measure attention and throughput on this machine; withou
 def bench(context: typer.Context) -> None:
     """Measure attention and throughput on this machine; without an argument, a quick round of all."""
     if context.invoked_subcommand is None:
+        from flashtrader.benchmarks.throughput import QUICK
+
         attention(lengths=QUICK_LENGTHS, backends=QUICK_BACKENDS, max_seconds=QUICK_SECONDS)
-        throughput()
+        _throughput(QUICK, Path("bench"), as_json=False)
         if _own_configs():
             memory()
 
@@ -104,13 +109,20 @@ def throughput(
     as_json: AsJson = False,
 ) -> None:
     """Measure how much work a second is done, and in how much memory, beside the plain way of doing it."""
+    from flashtrader.benchmarks.throughput import Sizes
+
+    _throughput(Sizes(), out, as_json)
+
+
+def _throughput(sizes: "Sizes", out: Path, as_json: bool) -> None:
     from flashtrader.benchmarks.throughput import measure_throughput
-    from flashtrader.cli.throughput_tables import one_line, throughput_tables
+    from flashtrader.cli.throughput_tables import meanings, one_line, throughput_table
     from flashtrader.files import write_json
 
-    measured = measure_throughput(on_row=lambda row: say(one_line(row)))
+    measured = measure_throughput(sizes, on_row=lambda row: say(one_line(row)))
     write_json(out / "throughput.json", measured.to_json())
-    show(throughput_tables(measured), measured.to_json(), as_json, [f"written: {out / 'throughput.json'}"])
+    notes = [*meanings(measured), f"written: {out / 'throughput.json'}"]
+    show([throughput_table(measured)], measured.to_json(), as_json, notes)
 
 
 @app.command()

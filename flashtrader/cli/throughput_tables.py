@@ -10,39 +10,40 @@ _PLAIN_NAMES = {
     "forecast": "forecast a history",
     "train_labels": "learn from labels",
     "train_step": "one training step",
-    "attention_window": "attention in a window",
-    "attention_auto": "attention, auto's choice",
-    "attention_memory": "attention, peak memory",
-    "panel_memory": "prepare data, peak memory",
+    "attention_window": "windowed attention",
+    "attention_auto": "attention by `auto`",
+    "attention_memory": "attention, peak",
+    "panel_memory": "data preparation, peak",
     "backtest": "backtest",
-    "fetch": "fetch bars",
+    "fetch": "fetch",
 }
-
-_BYTES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 def one_line(row: Work) -> str:
     """Return a row as a line of progress."""
-    return f"{row.work}: {_amount(row.ours, row.unit)}, plainly {_amount(row.reference, row.unit)}"
+    ours, reference = _number(row.ours, row.unit), _number(row.reference, row.unit)
+    return f"{row.work}: {ours} {_shown(row.unit)}, the plain way {reference}"
 
 
-def throughput_tables(measured: Throughput) -> list[Table]:
-    """Return the figures, and what they are figures of."""
-    figures = [
+def throughput_table(measured: Throughput) -> Table:
+    """Return the figures."""
+    body = [
         (
             _PLAIN_NAMES[row.work],
-            _amount(row.ours, row.unit),
-            _amount(row.reference, row.unit),
+            _shown(row.unit),
+            _number(row.ours, row.unit),
+            _number(row.reference, row.unit),
             _times(row.ratio),
             _times(AIMS[row.work]) if row.work in AIMS else "",
         )
         for row in measured.rows
     ]
-    meanings = [(_PLAIN_NAMES[row.work], row.size, row.reference_is) for row in measured.rows]
-    return [
-        Table("Throughput and memory", ("work", "flashtrader", "plain way", "better by", "aim"), figures),
-        Table("What was measured", ("work", "size", "the plain way"), meanings),
-    ]
+    return Table("Throughput and memory", ("work", "unit", "flashtrader", "plain way", "better by", "aim"), body)
+
+
+def meanings(measured: Throughput) -> list[str]:
+    """Return a line for each work: how much of it was done, and what the plain way is."""
+    return [f"{_PLAIN_NAMES[row.work]}: {row.size}. Plain way: {row.reference_is}." for row in measured.rows]
 
 
 def memory_table(rows: Sequence[TrainingMemory]) -> Table:
@@ -50,24 +51,27 @@ def memory_table(rows: Sequence[TrainingMemory]) -> Table:
     body = [
         (
             row.config,
-            _amount(row.estimated_bytes, "bytes"),
-            "not measurable here" if row.measured_bytes is None else _amount(row.measured_bytes, "bytes"),
+            _number(row.estimated_bytes, "bytes"),
+            "–" if row.measured_bytes is None else _number(row.measured_bytes, "bytes"),
             "" if row.ratio is None else f"{100 * (row.ratio - 1):+.1f} %",
         )
         for row in rows
     ]
-    return Table("Peak memory of training", ("config", "estimated by --dry-run", "measured", "difference"), body)
+    return Table("Peak memory of training, MiB", ("config", "train --dry-run says", "measured", "difference"), body)
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.2f}×" if ratio < 2 else f"{ratio:,.1f}×" if ratio < 100 else f"{ratio:,.0f}×"
 
 
-def _amount(value: float, unit: str) -> str:
-    """Return a figure with its unit, in steps that a reader can take in."""
-    if unit == "bytes":
-        name, size = next((step for step in _BYTES if value >= step[1]), _BYTES[-1])
-        return f"{value / size:,.1f} {name}"
-    if unit.endswith("/s") and value >= 1e4:
-        return f"{value / 1e6:,.0f} M {unit}" if value >= 1e7 else f"{value / 1e3:,.0f} k {unit}"
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:,.1f} {unit}"
+def _shown(unit: str) -> str:
+    return "MiB" if unit == "bytes" else unit
+
+
+def _number(value: float, unit: str) -> str:
+    """Return a figure in the unit that is shown, in steps that a reader can take in."""
+    value = value / 2**20 if unit == "bytes" else value
+    for name, size in (("M", 1e6), ("k", 1e3)):
+        if unit.endswith("/s") and value >= 10 * size:
+            return f"{value / size:,.0f} {name}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"

@@ -8,6 +8,7 @@ from command import Command
 from flashtrader.benchmarks import throughput
 from flashtrader.benchmarks.machine import machine
 from flashtrader.benchmarks.throughput import Throughput, Work
+from flashtrader.cli import bench
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "returns.yaml"
 MEASURED = Throughput(
@@ -21,15 +22,29 @@ MEASURED = Throughput(
 
 
 def test_throughput_writes_what_it_shows(flashtrader: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_throughput", lambda **_: MEASURED)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: MEASURED)
     found = flashtrader.succeeds("bench", "throughput", "--out", tmp_path, "--json").json
     assert found == json.loads((tmp_path / "throughput.json").read_text()) == MEASURED.to_json()
     shown = flashtrader.succeeds("bench", "throughput", "--out", tmp_path).out
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "forecast a history 24 k bars/s 16.0 bars/s 1,500× 200×" in lines
-    assert "one training step 250 ms 1,000 ms 4.0× 4.0×" in lines
-    assert "attention, peak memory 5.0 MiB 3.0 GiB 614× 25.0×" in lines
+    assert "forecast a history bars/s 24 k 16.0 1,500× 200×" in lines
+    assert "one training step ms 250 1,000 4.0× 4.0×" in lines
+    assert "attention, peak MiB 5.0 3,072 614× 25.0×" in lines
+    assert "one training step: 2 segments. Plain way: the matrix written out." in lines
     assert max(map(len, shown.splitlines()[:8])) <= 80
+
+
+def test_the_quick_round_ends_with_the_tables(
+    flashtrader: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: MEASURED)
+    monkeypatch.setattr(bench, "attention", lambda **_: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own.yaml").write_text(SMOKE.read_text())
+    shown = flashtrader.succeeds("bench").out
+    assert shown.index("Throughput and memory") < shown.index("Peak memory of training") < shown.index("own.yaml")
+    assert {path.name for path in (tmp_path / "bench").iterdir()} == {"throughput.json", "memory.json"}
 
 
 def test_memory_is_measured_beside_its_estimate(flashtrader: Command, tmp_path: Path) -> None:
