@@ -33,9 +33,15 @@ class TrainingMemory:
 
 
 def measure_configs(paths: Sequence[Path]) -> list[TrainingMemory]:
-    """Return the estimated and the measured memory of training each config on this CPU. Raises ConfigError."""
-    with PeakMemory(torch.device("cpu")) as memory:
-        return [measure_training(memory, str(path), load_config(path, [])) for path in paths]
+    """Return the estimated and the measured memory of training each config on this CPU. Raises ConfigError.
+
+    Each has a process of its own: small blocks that a larger training has left free would hide a small one's.
+    """
+    rows = []
+    for path in paths:
+        with PeakMemory(torch.device("cpu")) as memory:
+            rows.append(measure_training(memory, str(path), load_config(path, [])))
+    return rows
 
 
 def measure_training(memory: PeakMemory, name: str, experiment: Experiment) -> TrainingMemory:
