@@ -167,7 +167,7 @@ class ContextBenchmark:
             axis.set_xlabel("context, bars")
             axis.grid(visible=True, alpha=0.3)
         for axis in (seconds, memory):
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=130)
         return path

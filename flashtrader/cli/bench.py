@@ -185,7 +185,7 @@ def context(
     experiment = load_config(config, overrides or [])
 
     from flashtrader.benchmarks.context import bench_context
-    from flashtrader.cli.context_tables import context_table, training_line
+    from flashtrader.cli.context_tables import context_tables, training_line
     from flashtrader.files import write_json
 
     measured = bench_context(
@@ -200,7 +200,7 @@ def context(
     picture = measured.plot(out / "context.png")
     write_json(out / "context.json", measured.to_json())
     notes = [measured.verdict, "", f"written: {out / 'context.json'}, {picture}"]
-    show([context_table(measured)], measured.to_json(), as_json, notes)
+    show(context_tables(measured), measured.to_json(), as_json, notes)
 
 
 def _lengths(text: str, option: str = "--lengths") -> list[int]:
