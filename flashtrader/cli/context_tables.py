@@ -15,7 +15,9 @@ def training_line(training: Training) -> str:
 def context_tables(measured: ContextBenchmark) -> list[Table]:
     """Return score, and loss with what it cost, of each context: means over the seeds, less the shortest's."""
     seeds = len(measured.trainings) // len(measured.contexts)
-    trainings = f"{seeds} training{'s' if seeds > 1 else ''} each, {measured.labelled_bars_per_step:,} labelled bars a step"
+    trainings = (
+        f"{seeds} training{'s' if seeds > 1 else ''} each, {measured.labelled_bars_per_step:,} labelled bars a step"
+    )
     interval = f"{CONFIDENCE:.0%} interval"
     return [
         Table(
