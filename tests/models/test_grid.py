@@ -14,8 +14,10 @@ def decoder(**changes: Any) -> GridTransformer:
 
 
 @pytest.mark.parametrize("entities", [1, 3])
-def test_reading_in_chunks_equals_reading_at_once(entities: int) -> None:
-    model = decoder(entities=entities)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("context_bars", [1, 2, 5, 50])
+def test_reading_in_chunks_equals_reading_at_once(entities: int, layers: int, context_bars: int) -> None:
+    model = decoder(entities=entities, layers=layers, context_bars=context_bars)
     tokens = torch.randn(2, 37, entities, 16, dtype=torch.float64)
     whole = model(tokens)
     for sizes in ([37], [1] * 37, [4, 1, 11, 21], [30, 7]):
@@ -24,15 +26,17 @@ def test_reading_in_chunks_equals_reading_at_once(entities: int) -> None:
         torch.testing.assert_close(torch.cat(chunks, dim=1), whole, rtol=0, atol=1e-12)
 
 
-def test_an_output_does_not_depend_on_where_the_pass_began() -> None:
-    model = decoder()
-    tokens = torch.randn(1, 60, 1, 16, dtype=torch.float64)
+@pytest.mark.parametrize("entities", [1, 2])
+@pytest.mark.parametrize(("layers", "context_bars"), [(1, 7), (2, 5), (3, 3)])
+def test_an_output_does_not_depend_on_where_the_pass_began(entities: int, layers: int, context_bars: int) -> None:
+    model = decoder(entities=entities, layers=layers, context_bars=context_bars)
+    tokens = torch.randn(1, 60, entities, 16, dtype=torch.float64)
     reach = model.receptive_bars
-    assert reach == 2 * (5 - 1)
+    assert reach == layers * (context_bars - 1)
     whole = model(tokens)
     later = model(tokens[:, 20:])
     torch.testing.assert_close(later[:, reach:], whole[:, 20 + reach :], rtol=0, atol=1e-12)
-    assert not torch.allclose(later[:, reach - 1], whole[:, 20 + reach - 1], rtol=0, atol=1e-9)
+    assert not torch.allclose(later[:, reach - 1], whole[:, 20 + reach - 1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("entities", [1, 2])
