@@ -87,13 +87,8 @@ class Trainer:
     """A model in training: one step, one evaluation and one checkpoint at a time."""
 
     def __init__(self, experiment: Experiment, data: TrainingData, model: ReturnsModel, run: Run) -> None:
-        self.experiment, self.config, self.data, self.model, self.run = (
-            experiment,
-            experiment.training,
-            data,
-            model,
-            run,
-        )
+        self.experiment, self.config = experiment, experiment.training
+        self.data, self.model, self.run = data, model, run
         self.device = device_of(model)
         self.optimiser = build_optimiser(model, self.config)
         self.schedule = Schedule(self.config)
@@ -113,15 +108,17 @@ class Trainer:
         with _stop_request() as stop_requested, log:
             while (stopped := self._reason_to_stop()) is None:
                 metrics = self.step()
-                if stop_requested.is_set():
-                    stopped = "interrupted"
-                if self.progress.step % self.config.evaluate_every == 0 or self._reason_to_stop():
+                interrupted = stop_requested.is_set()
+                due = self.progress.step % self.config.evaluate_every == 0 or self._reason_to_stop() is not None
+                if due:
                     metrics |= self.evaluate()
-                    self.save()
+                # First the metrics: on resuming, those of steps after the checkpoint are dropped, missing ones stay so.
                 log.write(metrics)
-                watch(metrics)
-                if stopped:
+                if due or interrupted:
                     self.save()
+                watch(metrics)
+                if interrupted:
+                    stopped = "interrupted"
                     break
         return self._finish(stopped)
 
