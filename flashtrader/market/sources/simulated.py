@@ -10,13 +10,14 @@ Bar t of a symbol moves, in natural logarithm from close to close, by
   from first-order autoregressions (Taylor 1982). σ̄ is the symbol's own, and E[σ_t²] = σ̄².
 - s_t is zero but at announcements, which move the whole market at once: one in every SLOT_BARS, up or down like a fair
   coin, with JUMP_VOLUME times the volume.
-- d_t is the sign of the last announcement for REGIME_BARS bars after it, then zero: what was an overreaction is given
-  back, a little on every bar. In the noise-only twin d_t is always zero, and everything else is the same.
+- d_t is the sign of the last announcement on the last DRIFT_BARS of the REGIME_BARS after it, else zero: what was an
+  overreaction is given back late, a little on every bar. In the noise-only twin d_t is always zero, and everything else
+  is the same.
 
-Given everything up to t, the expected log return over the next h bars is −d · KAPPA · σ̄ · min(h, bars left of the
-regime), exactly: later shocks and the signs of later announcements have mean zero. Its correlation with what happens
-is the best information coefficient there is. The announcement itself moves against its regime, so that a rule which
-follows the price over any stretch finds little.
+Given everything up to t, the expected log return over the next h bars is −d · KAPPA · σ̄ · those of them that drift,
+exactly: later shocks and the signs of later announcements have mean zero. Its correlation with what happens is the best
+information coefficient there is. The drift is over before it shows in the price, so that it takes a memory of the
+announcement to forecast it.
 
 Every interval is a market of its own, its bars counted from GENESIS_MS on, for the rule is stated in bars.
 """
@@ -46,11 +47,13 @@ JUMP = 10.0
 JUMP_VOLUME = 15.0
 """Volume of an announcement in units of what the bar would have had."""
 REGIME_BARS = 320
+DRIFT_BARS = 64
+"""The last bars of a regime: only they drift."""
 SLOT_BARS = 400
 SPREAD_BARS = SLOT_BARS - REGIME_BARS
 """An announcement falls on one of the first bars of its slot, each as likely, so that regimes never overlap."""
-KAPPA = 0.1
-"""Drift of a regime's bar in units of σ̄."""
+KAPPA = 0.2
+"""Drift of a regime's last bars in units of σ̄."""
 
 CORRELATION = 0.3
 STUDENT_T_DEGREES = 5.0
@@ -112,7 +115,8 @@ class SimulatedSource:
         """
         numbers = _numbers(interval, timestamps)
         signs, bars_left = self._regime(interval, numbers)
-        return -signs * self._kappa * _volatility(symbol, interval) * np.minimum(horizon_bars, bars_left)
+        drifting = (np.minimum(horizon_bars, bars_left) - np.maximum(bars_left - DRIFT_BARS, 0)).clip(0)
+        return -signs * self._kappa * _volatility(symbol, interval) * drifting
 
     def truth(self, symbol: str, interval: Interval) -> dict[str, Any]:
         """Return what can be forecast and how well at best, ready for JSON.
@@ -128,11 +132,12 @@ class SimulatedSource:
             "interval": interval.code,
             "rule": (
                 f"after a bar of {JUMP:g} sigma and {JUMP_VOLUME:g} times the volume, in all symbols at once, "
-                f"each of the next {REGIME_BARS} bars drifts by {self._kappa:g} sigma against that bar's move"
+                f"the last {DRIFT_BARS} of the next {REGIME_BARS} bars drift by {self._kappa:g} sigma against its move"
             ),
             "sigma": _volatility(symbol, interval),
             "kappa": self._kappa,
             "regime_bars": REGIME_BARS,
+            "drift_bars": DRIFT_BARS,
             "slot_bars": SLOT_BARS,
             "best_information_coefficient": best,
         }
@@ -154,7 +159,8 @@ class SimulatedSource:
         shocks = mixed("shock", _student_t)
         signs, bars_left = self._regime(interval, numbers)
         jumps = np.where(bars_left == REGIME_BARS, signs, 0.0)
-        drift = -self._kappa * volatility * np.concatenate([[0.0], signs[:-1]])
+        drifts_next = np.where(bars_left <= DRIFT_BARS, signs, 0.0)
+        drift = -self._kappa * volatility * np.concatenate([[0.0], drifts_next[:-1]])
         moves = sigma * (shocks + JUMP * jumps) + drift
 
         own = self._random(interval, f"symbol {symbol}", "range and volume").standard_normal((num_bars, 5))
@@ -191,11 +197,12 @@ def best_information_coefficient(interval: Interval, horizon_bars: int, kappa: f
     """Return the correlation of the expected with the actual log return over a horizon, from the process itself.
 
     An announcement at bar p adds to the return of bars 1 … h: its jump if 1 ≤ p ≤ h, against it the drift of those of
-    them that lie in p + 1 … p + REGIME_BARS. Signs are independent, so variances add, over every p there can be at a
-    rate of one in SLOT_BARS. All in units of σ̄.
+    them that are among the last DRIFT_BARS of p + 1 … p + REGIME_BARS. Signs are independent, so variances add, over
+    every p there can be at a rate of one in SLOT_BARS. All in units of σ̄.
     """
     positions = np.arange(-REGIME_BARS, horizon_bars + 1)
-    first, last = np.maximum(positions, 0), np.minimum(positions + REGIME_BARS, horizon_bars)
+    last = np.minimum(positions + REGIME_BARS, horizon_bars)
+    first = np.maximum(positions + REGIME_BARS - DRIFT_BARS, 0)
     drift = kappa * np.maximum(last - first, 0)
     jumps = JUMP * (positions > 0)
     expected = np.where(positions > 0, 0.0, drift)
