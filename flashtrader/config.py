@@ -82,6 +82,8 @@ class DataConfig(Section):
 
     symbols: Symbols
     """Markets, in the order of the forecasts' columns."""
+    kind: Literal["bars", "books"] = "bars"
+    """Bars, or snapshots of the order book, whose rows are events: `interval` does not apply to them."""
     source: SourceName = "bybit"
     """Where `fetch` got them from."""
     category: Literal["linear", "spot"] = "linear"
@@ -102,13 +104,53 @@ class DataConfig(Section):
         return self
 
 
-class TargetConfig(Section):
-    """What is forecast at the close of every bar."""
+class LogReturnTarget(Section):
+    """log(close[i + horizon] / close[i]) of every market: families returns and portfolio, and the plain models."""
 
-    kind: Literal["log_return"] = "log_return"
-    """log(close[i + horizon] / close[i])."""
+    kind: Literal["log_return"]
+    """This target's name."""
     horizon_bars: PositiveInt = 24
     """Bars from the decision to the outcome."""
+
+
+class FillReturnTarget(Section):
+    """Simple return of every market from this bar's fill to the next's: for weights learned directly."""
+
+    kind: Literal["fill_return"]
+    """This target's name."""
+
+    @property
+    def horizon_bars(self) -> int:
+        """Bars from the decision to the outcome: filled at the next open, held to the one after."""
+        return 2
+
+
+class NextCandleTarget(Section):
+    """Logarithms of the next candle's prices and of one plus its volume, less this candle's: family candles."""
+
+    kind: Literal["next_candle"]
+    """This target's name."""
+
+    @property
+    def horizon_bars(self) -> int:
+        """Bars from the decision to the outcome."""
+        return 1
+
+
+class DirectionTarget(Section):
+    """Whether the mid-price is up, flat or down after some events: family orderbook."""
+
+    kind: Literal["direction"]
+    """This target's name."""
+    horizon_bars: PositiveInt = 50
+    """Snapshots from the decision to the outcome."""
+    threshold_bps: NonNegativeFloat = 0.0
+    """Moves of at most this many basis points, either way, are flat."""
+
+
+TargetConfig = Annotated[
+    LogReturnTarget | FillReturnTarget | NextCandleTarget | DirectionTarget, Field(discriminator="kind")
+]
 
 
 class PanelConfig(Section):
@@ -122,12 +164,19 @@ class PanelConfig(Section):
         "rsi_14",
     )
     """Causal features; a number in a name is its window in bars."""
-    target: TargetConfig = TargetConfig()
+    target: TargetConfig = LogReturnTarget(kind="log_return")
     """What is forecast."""
+    multiscale: Annotated[tuple[IntervalCode, ...], AfterValidator(_unique)] = ()
+    """Family candles: longer intervals whose newest closed candle is a token beside every bar."""
     max_gap_bars: NonNegativeInt = 3
     """Missing bars in a row that features, targets and segments may bridge; a longer outage splits the history."""
     clip: PositiveFloat = 10.0
     """Scaled features are limited to this many standard deviations either way."""
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _log_return_unless_named(cls, target: object) -> object:
+        return {"kind": "log_return", **target} if isinstance(target, dict) else target
 
 
 class SplitConfig(Section):
@@ -152,11 +201,25 @@ class SplitConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """The transformer."""
+Family = Literal[
+    "returns",
+    "candles",
+    "portfolio",
+    "orderbook",
+    "persistence",
+    "drift",
+    "momentum",
+    "ridge",
+    "dlinear",
+    "boosting",
+]
 
-    family: Literal["returns"] = "returns"
-    """How tokens are made and what is predicted."""
+
+class ModelConfig(Section):
+    """The transformer, or a plain model in its place."""
+
+    family: Family = "returns"
+    """What a token is and what is predicted; the names after orderbook are plain models."""
     context_bars: PositiveInt | None = 512
     """Sliding window: each layer attends to this many bars, its own included; null is the whole segment."""
     width: PositiveInt = 64
@@ -169,6 +232,16 @@ class ModelConfig(Section):
     """On the output of each block's branches; never inside attention, where it would switch the fused kernels off."""
     attention: str = "auto"
     """Backend: auto, or one of those that `flashtrader bench attention` lists."""
+    mixing: Literal["joint", "factorised"] = "joint"
+    """Of a grid with several entities: one attention over all of it, or along time for each entity and then across."""
+    backbone: Literal["grid", "hf"] = "grid"
+    """The decoder: flashtrader's own, or a Llama of the `transformers` library (extra `hf`)."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """Attention of the hf backbone."""
+    distribution: Literal["point", "student_t"] = "point"
+    """Family candles: whether a predictive distribution is learned beside the next candle, for sample paths."""
+    volume_head: bool = False
+    """Family candles: predict volume by a small network of its own instead of a row of the shared head."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -206,8 +279,10 @@ class TrainingConfig(Section):
     """AdamW's decay of matrices; biases, norms and embeddings are left alone."""
     clip_norm: PositiveFloat = 1.0
     """Longest gradient that is applied whole."""
-    loss: Literal["huber", "mse"] = "huber"
-    """On targets in units of their training standard deviation."""
+    loss: Literal["huber", "mse", "cross_entropy", "sharpe"] = "huber"
+    """On targets in units of their training standard deviation; cross_entropy on directions; sharpe on weights."""
+    volume_weight: NonNegativeFloat = 0.2
+    """Family candles: of volume in the loss, where each price has 1."""
     evaluate_every: PositiveInt = 100
     """Steps between evaluations on the validation bars."""
     patience: PositiveInt | None = None
@@ -258,7 +333,14 @@ class ThresholdPolicy(Section):
         return self
 
 
-PolicyConfig = Annotated[TanhPolicy | ThresholdPolicy, Field(discriminator="kind")]
+class WeightsPolicy(Section):
+    """The forecasts are target weights already: of a portfolio that was trained by its Sharpe ratio."""
+
+    kind: Literal["weights"]
+    """This policy's name."""
+
+
+PolicyConfig = Annotated[TanhPolicy | ThresholdPolicy | WeightsPolicy, Field(discriminator="kind")]
 
 
 class BacktestConfig(Section):
@@ -280,6 +362,14 @@ class BacktestConfig(Section):
     """Rate that longs pay to shorts every eight hours; null charges none, and the report says so."""
     calendar: CalendarName = "24/7"
     """Trading time that annualises results."""
+
+
+_LEARNED: dict[str, dict[str, tuple[str, ...]]] = {
+    "candles": {"next_candle": ("huber", "mse")},
+    "portfolio": {"log_return": ("huber", "mse"), "fill_return": ("sharpe",)},
+    "orderbook": {"direction": ("cross_entropy",)},
+}
+"""Targets and losses of the families that don't learn a log return."""
 
 
 class Experiment(Section):
@@ -306,6 +396,22 @@ class Experiment(Section):
     @classmethod
     def _tanh_unless_named(cls, policy: object) -> object:
         return {"kind": "tanh", **policy} if isinstance(policy, dict) else policy
+
+    @model_validator(mode="after")
+    def _family_fits_its_target(self) -> Self:
+        family, target, loss = self.model.family, self.panel.target.kind, self.training.loss
+        learned = _LEARNED.get(family, {"log_return": ("huber", "mse")})
+        if target not in learned:
+            raise ValueError(f"panel.target.kind: family {family} learns {' or '.join(learned)}, not {target}")
+        if loss not in learned[target]:
+            raise ValueError(f"training.loss: {target} of family {family} takes {' or '.join(learned[target])}")
+        if (self.data.kind == "books") != (family == "orderbook"):
+            raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
+        if (self.policy.kind == "weights") != (loss == "sharpe"):
+            raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
+        if family == "candles" and len(self.data.symbols) > 1:
+            raise ValueError("data.symbols: family candles reads one market; train one run for each")
+        return self
 
     @model_validator(mode="after")
     def _context_fits_a_segment(self) -> Self:
@@ -389,8 +495,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"--set {override}: {section} is not a section")
     value = _parse_yaml(text, f"--set {override}")
-    if override.startswith("policy.kind=") and settings.get("kind") != value:
-        settings.clear()  # another policy has other keys
+    if key == "kind" and sections and sections[-1] in ("policy", "target") and settings.get("kind") != value:
+        settings.clear()  # another policy or target has other keys
     settings[key] = value
 
 
@@ -413,9 +519,12 @@ def _explain(problem: Any) -> str:
             return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
+_UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction")
+
+
 def _is_key(part: str | int) -> bool:
     """Tell a key or position in the YAML from pydantic's names for the alternatives of a union."""
-    return isinstance(part, int) or (part.isidentifier() and part not in ("tanh", "threshold"))
+    return isinstance(part, int) or (part.isidentifier() and part not in _UNION_TAGS)
 
 
 def known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:

@@ -10,25 +10,33 @@ from pydantic.fields import FieldInfo
 from flashtrader.config import (
     BacktestConfig,
     DataConfig,
+    DirectionTarget,
+    FillReturnTarget,
+    LogReturnTarget,
     ModelConfig,
+    NextCandleTarget,
     PanelConfig,
     SplitConfig,
     TanhPolicy,
-    TargetConfig,
     ThresholdPolicy,
     TrainingConfig,
+    WeightsPolicy,
 )
 from flashtrader.panel import features
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("data", DataConfig),
     ("panel", PanelConfig),
-    ("panel.target", TargetConfig),
+    ("panel.target, kind: log_return", LogReturnTarget),
+    ("panel.target, kind: fill_return", FillReturnTarget),
+    ("panel.target, kind: next_candle", NextCandleTarget),
+    ("panel.target, kind: direction", DirectionTarget),
     ("split", SplitConfig),
     ("model", ModelConfig),
     ("training", TrainingConfig),
     ("policy, kind: tanh", TanhPolicy),
     ("policy, kind: threshold", ThresholdPolicy),
+    ("policy, kind: weights", WeightsPolicy),
     ("backtest", BacktestConfig),
 )
 HEAD = """# Configuration
@@ -60,7 +68,9 @@ def _keys(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 
 
 def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    """Tell a section, or the alternatives of one, from a key."""
+    parts = get_args(annotation) or (annotation,)
+    return all(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
 
 
 def _name(annotation: Any) -> str:
@@ -87,7 +97,7 @@ def _default(field: FieldInfo) -> str:
         case bool():
             return str(default).lower()
         case tuple():
-            return ", ".join(f"`{value}`" for value in default)
+            return ", ".join(f"`{value}`" for value in default) or "none"
         case _:
             return f"`{default}`"
 

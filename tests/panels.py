@@ -30,6 +30,8 @@ def random_panel(
         mask=mask,
         targets=generator.normal(scale=0.01, size=(num_rows, num_assets)).astype(np.float32),
         target_names=symbols,
+        target_entities=np.arange(num_assets),
+        symbol_targets=np.arange(num_assets),
         run_starts=np.array([0, *breaks], dtype=np.int64),
     )
 

@@ -25,6 +25,7 @@ from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError
 from flashtrader.files import replacing
+from flashtrader.interval import Interval
 from flashtrader.market.sources.simulated import SimulatedSource
 from flashtrader.models.families import load_model
 from flashtrader.models.precision import autocast, pick_device
@@ -34,7 +35,7 @@ from flashtrader.panel.splits import Rows
 from flashtrader.training.budget import rehearse
 from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.loop import train_model
-from flashtrader.training.objectives import OBJECTIVES, mean_information_coefficient
+from flashtrader.training.objectives import build_objective, mean_information_coefficient
 
 Part = Literal["validation", "test"]
 Array = NDArray[np.float64]
@@ -302,7 +303,7 @@ def _train(
     summary = train_model(experiment, data_dir, runs_dir, lambda _: None)
     if summary.stopped == "interrupted":
         raise KeyboardInterrupt
-    model = load_model(summary.run.checkpoints / "best.safetensors", experiment, len(data.panel.feature_names))
+    model = load_model(summary.run.checkpoints / "best.safetensors", experiment)
     device = pick_device(experiment.training)
     with autocast(experiment.training, device):
         forecasts_RK = forecast_rows(model.to(device), data.panel, rows, experiment.warmup_bars)
@@ -321,7 +322,8 @@ def _train(
 
 def _loss(experiment: Experiment, forecasts_RK: NDArray[np.float32], targets_RK: NDArray[np.float32]) -> float:
     known_RK = np.where(np.isfinite(forecasts_RK), targets_RK, np.nan)
-    return OBJECTIVES[experiment.training.loss](torch.from_numpy(forecasts_RK), torch.from_numpy(known_RK)).item()
+    outputs, targets = torch.from_numpy(forecasts_RK)[..., None], torch.from_numpy(known_RK)
+    return build_objective(experiment)(outputs, targets).item()
 
 
 def _summarise(
@@ -376,7 +378,11 @@ def _best_ic(experiment: Experiment, panel: Panel, rows: Rows) -> float | None:
     source, horizon_bars = SimulatedSource(noise_only=experiment.data.noise_only), experiment.panel.target.horizon_bars
     times = panel.timestamps[rows.start : rows.stop]
     best_RK = np.stack(
-        [source.best_forecast(symbol, panel.interval, times, horizon_bars) for symbol in panel.symbols], axis=1
+        [
+            source.best_forecast(symbol, Interval(experiment.data.interval), times, horizon_bars)
+            for symbol in panel.symbols
+        ],
+        axis=1,
     )
     best_ic = mean_information_coefficient(best_RK, panel.targets[rows.start : rows.stop])
     return best_ic if math.isfinite(best_ic) else None

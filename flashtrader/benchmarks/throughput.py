@@ -30,7 +30,7 @@ from flashtrader.market.bars import Bars
 from flashtrader.market.fetch import fetch
 from flashtrader.market.sources.bybit import PAGE_BARS, BybitSource
 from flashtrader.market.store import Store
-from flashtrader.models.families import ReturnsModel
+from flashtrader.models.model import GridModel
 from flashtrader.models.stream import forecast_rows
 from flashtrader.panel.panel import Panel, build_panel
 from flashtrader.panel.scaling import fit_scaler
@@ -215,8 +215,8 @@ def _forecast(sizes: Sizes) -> Work:
 
 
 def _noise_panel(num_bars: int, experiment: Experiment) -> Panel:
-    model: ReturnsModel = untrained_model(experiment)
-    features = model.standardiser.feature_mean.shape[1]
+    model: GridModel = untrained_model(experiment)
+    features = model.standardiser.shape.features
     return Panel(
         timestamps=np.arange(num_bars) * HOURLY.milliseconds,
         interval=HOURLY,
@@ -226,6 +226,8 @@ def _noise_panel(num_bars: int, experiment: Experiment) -> Panel:
         mask=np.ones((num_bars, 1), np.bool_),
         targets=np.full((num_bars, 1), np.nan, np.float32),
         target_names=("A",),
+        target_entities=np.zeros(1, np.int64),
+        symbol_targets=np.zeros(1, np.int64),
         run_starts=np.zeros(1, np.int64),
     )
 

@@ -71,7 +71,7 @@ def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
         ("steps", f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
         ("best step", f"{summary.best_step:,}"),
         ("validation loss", f"{summary.validation_loss:.5f}"),
-        ("validation IC", f"{summary.validation_ic:+.4f}"),
+        (f"validation {_skill_text(summary.skill)}", f"{summary.validation_skill:+.4f}"),
         ("time", f"{summary.seconds:.0f} s"),
     ]
     payload = {
@@ -79,7 +79,7 @@ def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
         "steps": summary.steps,
         "best_step": summary.best_step,
         "validation_loss": summary.validation_loss,
-        "validation_ic": summary.validation_ic,
+        f"validation_{summary.skill}": summary.validation_skill,
         "seconds": summary.seconds,
         "stopped": summary.stopped,
     }
@@ -97,6 +97,10 @@ def _show_budget(budget: "Budget", as_json: bool) -> None:
         (f"time of {budget.steps:,} steps", f"{budget.total_seconds / 60:.1f} min"),
     ]
     show([Table("What training would cost", ("", "value"), rows)], budget.as_dict(), as_json)
+
+
+def _skill_text(name: str) -> str:
+    return "IC" if name == "ic" else name.replace("_", " ")
 
 
 class _Progress:
@@ -132,8 +136,10 @@ class _Progress:
         self._seen |= metrics
         seen = self._seen
         status = f"loss {seen['train_loss']:.4f}  {seen['bars_per_second']:,.0f} bars/s"
-        if "validation_ic" in seen:
-            status += f"  validation loss {seen['validation_loss']:.4f} IC {seen['validation_ic']:+.4f}"
+        skill = next((name for name in seen if name.startswith("validation_") and name != "validation_loss"), None)
+        if skill is not None:
+            name = _skill_text(skill.removeprefix("validation_"))
+            status += f"  validation loss {seen['validation_loss']:.4f} {name} {seen[skill]:+.4f}"
         self._bar.update(self._task, completed=metrics["step"], status=status)
-        if "validation_ic" in metrics and not self._console.is_terminal:
+        if "validation_loss" in metrics and not self._console.is_terminal:
             say(f"step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")

@@ -11,7 +11,7 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
 from flashtrader.market.store import load_bars
 from flashtrader.models.precision import autocast, device_of
-from flashtrader.models.stream import Stream, check_finite, chunk_length
+from flashtrader.models.stream import Stream, check_finite, chunk_length, forecasts_of
 from flashtrader.panel.panel import build_panel
 from flashtrader.run import Run
 
@@ -54,7 +54,7 @@ class Follower:
             unread = max(int(panel.run_starts[-1]), num_rows - 1 - self._model.decoder.receptive_bars)
         else:
             unread = int(np.searchsorted(panel.timestamps, self._read_until_ms, side="right"))
-        values_TK = np.full((num_rows - unread, len(panel.symbols)), np.nan)
+        values_TK = np.full((num_rows - unread, len(panel.target_names)), np.nan)
         chunk_bars = chunk_length(self._model.decoder.shape.context_bars)
         run_stops = np.append(panel.run_starts[1:], num_rows)
         for run_start, run_stop in zip(panel.run_starts.tolist(), run_stops.tolist(), strict=True):
@@ -63,15 +63,16 @@ class Follower:
             for start in range(max(run_start, unread), run_stop, chunk_bars):
                 rows = slice(start, min(start + chunk_bars, run_stop))
                 with autocast(self._experiment.training, device_of(self._model)):
-                    forecasts_TK = self._stream.read(panel.values[rows], panel.mask[rows])
-                check_finite(forecasts_TK, panel.timestamps[rows])
+                    outputs_TKP = self._stream.read(panel.values[rows], panel.mask[rows])
+                check_finite(outputs_TKP, panel.timestamps[rows])
+                forecasts_TK = forecasts_of(self._model, outputs_TKP)
                 warm_T1 = np.arange(rows.start, rows.stop)[:, None] >= run_start + self._experiment.warmup_bars
                 values_TK[start - unread : rows.stop - unread] = np.where(
-                    panel.mask[rows] & warm_T1, forecasts_TK, np.nan
+                    panel.forecastable[rows] & warm_T1, forecasts_TK, np.nan
                 )
         self._read_until_ms = int(panel.timestamps[-1])
         times = pd.to_datetime(panel.timestamps[unread:], unit="ms", utc=True).rename("time")
-        table = pd.DataFrame(values_TK, index=times, columns=list(panel.symbols))
+        table = pd.DataFrame(values_TK[:, panel.symbol_targets], index=times, columns=list(panel.symbols))
         return table.iloc[-1:] if at_first else table
 
     def _complete(self) -> Mapping[str, Bars]:

@@ -10,15 +10,14 @@ import pandas as pd
 from flashtrader.errors import DataError
 from flashtrader.files import replacing
 from flashtrader.forecasting.scores import Score, score_forecasts
-from flashtrader.interval import Interval
 from flashtrader.market.bars import digests_between
 from flashtrader.market.spans import iso_time
-from flashtrader.market.store import load_bars
-from flashtrader.models.families import ReturnsModel, load_model
+from flashtrader.models.families import load_model
+from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import forecast_rows
-from flashtrader.panel.features import expand_features
-from flashtrader.panel.panel import Panel, build_panel
+from flashtrader.panel.loading import load_panel
+from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, split_at
 from flashtrader.run import Run
 
@@ -52,8 +51,8 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
     Raises DataError when bars are missing, TrainingError when the checkpoint is missing or damaged.
     """
     experiment = run.experiment
-    bars = load_bars(experiment.data, data_dir)
-    panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
+    loaded = load_panel(experiment, data_dir)
+    panel = loaded.panel
     model = load_best(run)
     rows = _rows(run, panel, part)
     with autocast(experiment.training, device_of(model)):
@@ -65,7 +64,10 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
         )
     forecasts = _table(panel, rows, values)
     first_ms, last_ms = panel.timestamps[[rows.start, rows.stop - 1]].tolist()
-    forecasts.attrs = {"interval": panel.interval.code, "bars": digests_between(bars, first_ms, last_ms)}
+    forecasts.attrs = {
+        "interval": experiment.data.interval,
+        "bars": digests_between(loaded.tables, first_ms, last_ms),
+    }
     return Forecasts(
         run=run,
         horizon_bars=experiment.panel.target.horizon_bars,
@@ -74,11 +76,10 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
     )
 
 
-def load_best(run: Run) -> ReturnsModel:
+def load_best(run: Run) -> GridModel:
     """Return the run's best model, on the device that its experiment names. Raises TrainingError when it is damaged."""
     experiment = run.experiment
-    num_features = len(expand_features(experiment.panel.features))
-    model = load_model(run.checkpoints / "best.safetensors", experiment, num_features)
+    model = load_model(run.checkpoints / "best.safetensors", experiment)
     return model.to(pick_device(experiment.training))
 
 
@@ -112,4 +113,5 @@ def _rows(run: Run, panel: Panel, part: Part) -> Rows:
 
 def _table(panel: Panel, rows: Rows, values_TK: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pd.DataFrame:
     times = pd.to_datetime(panel.timestamps[rows.start : rows.stop], unit="ms", utc=True).rename("time")
-    return pd.DataFrame(values_TK.astype(np.float64), index=times, columns=list(panel.symbols))
+    values_TS = values_TK[:, panel.symbol_targets].astype(np.float64)
+    return pd.DataFrame(values_TS, index=times, columns=list(panel.symbols))

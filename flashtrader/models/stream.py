@@ -6,66 +6,82 @@ from numpy.typing import NDArray
 
 from flashtrader.errors import TrainingError
 from flashtrader.market.spans import iso_time
-from flashtrader.models.families import ReturnsModel
+from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows
 
 
-def forecast_rows(model: ReturnsModel, panel: Panel, rows: Rows, warmup_bars: int) -> NDArray[np.float32]:
-    """Return (rows, K): the forecast made at the close of each row, log return over the horizon; NaN where none is.
+def forecast_rows(model: GridModel, panel: Panel, rows: Rows, warmup_bars: int) -> NDArray[np.float32]:
+    """Return (rows, K): the forecasts made at the close of each row, in the targets' units; NaN where `output_rows` is.
 
-    A forecast at a row sees that row and earlier ones of the same run. There is none in the first `warmup_bars` rows
-    of a run, nor for an asset whose features are unknown at the row. Reading begins `receptive_bars` rows early, so
-    that every forecast equals the one of a pass over the whole run; chunks have one size, so that the bits of a
-    forecast do not depend on how many bars follow. Raises TrainingError when the model answers with no number.
+    Raises TrainingError when the model answers with no number.
     """
-    forecasts = np.full((rows.stop - rows.start, len(panel.target_names)), np.nan, dtype=np.float32)
+    return forecasts_of(model, output_rows(model, panel, rows, warmup_bars))
+
+
+@torch.inference_mode()
+def forecasts_of(model: GridModel, outputs_RKP: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a model's answers forecast (R, K)."""
+    outputs_BTKP = torch.from_numpy(outputs_RKP)[None].to(device_of(model))
+    forecasts: NDArray[np.float32] = model.forecast(outputs_BTKP)[0].cpu().numpy()
+    return forecasts
+
+
+def output_rows(model: GridModel, panel: Panel, rows: Rows, warmup_bars: int) -> NDArray[np.float32]:
+    """Return (rows, K, P): what the model answers at the close of each row; NaN where there is no forecast.
+
+    An answer at a row sees that row and earlier ones of the same run. There is none in the first `warmup_bars` rows
+    of a run, nor for a target whose entity's features are unknown at the row. Reading begins `receptive_bars` rows
+    early, so that every answer equals the one of a pass over the whole run; chunks have one size, so that the bits of
+    an answer do not depend on how many bars follow. Raises TrainingError when the model answers with no number.
+    """
+    size = (rows.stop - rows.start, len(panel.target_names), model.numbers_per_target)
+    outputs = np.full(size, np.nan, dtype=np.float32)
     run_stops = np.append(panel.run_starts[1:], len(panel.timestamps))
     for run_start, run_stop in zip(panel.run_starts.tolist(), run_stops.tolist(), strict=True):
         first, last = max(rows.start, run_start + warmup_bars), min(rows.stop, run_stop)
         if first < last:
             begin = max(run_start, first - model.decoder.receptive_bars)
-            of_run = _forecast_run(model, panel, begin, last)
-            forecasts[first - rows.start : last - rows.start] = of_run[first - begin :]
-    forecasts[~panel.mask[rows.start : rows.stop]] = np.nan
-    return forecasts
+            outputs[first - rows.start : last - rows.start] = _outputs_of_run(model, panel, begin, last)[
+                first - begin :
+            ]
+    outputs[~panel.forecastable[rows.start : rows.stop]] = np.nan
+    return outputs
 
 
 class Stream:
     """A model that reads one run of bars, chunk by chunk, and remembers what the next chunk can see."""
 
-    def __init__(self, model: ReturnsModel) -> None:
+    def __init__(self, model: GridModel) -> None:
         self._model = model
         self._past = model.decoder.new_cache()
 
     @torch.inference_mode()
     def read(self, values_TEF: NDArray[np.float32], mask_TE: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return (T, K): the forecasts at the close of the next T bars, log return over the horizon."""
+        """Return (T, K, P): the model's answers at the close of the next T bars."""
         was_training = self._model.training
         self._model.eval()
         values, mask = (torch.from_numpy(array[None]).to(device_of(self._model)) for array in (values_TEF, mask_TE))
-        forecasts: NDArray[np.float32] = (
-            self._model.forecast(self._model(values, mask, self._past))[0].float().cpu().numpy()
-        )
+        outputs: NDArray[np.float32] = self._model(values, mask, self._past)[0].float().cpu().numpy()
         self._model.train(was_training)
-        return forecasts
+        return outputs
 
 
-def _forecast_run(model: ReturnsModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:
-    """Return (end − begin, K), the first row being the first that the model sees."""
+def _outputs_of_run(model: GridModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:
+    """Return (end − begin, K, P), the first row being the first that the model sees."""
     stream = Stream(model)
     chunk_bars = chunk_length(model.decoder.shape.context_bars)
     starts = range(begin, end, chunk_bars)
     chunks = [stream.read(*_chunk(panel, start, min(start + chunk_bars, end), chunk_bars)) for start in starts]
-    forecasts = np.concatenate(chunks)[: end - begin]
-    check_finite(forecasts, panel.timestamps[begin:end])
-    return forecasts
+    outputs = np.concatenate(chunks)[: end - begin]
+    check_finite(outputs, panel.timestamps[begin:end])
+    return outputs
 
 
-def check_finite(forecasts_TK: NDArray[np.float32], timestamps_T: NDArray[np.int64]) -> None:
-    """Raise TrainingError, naming the bar, unless every forecast is a number."""
-    finite_T = np.isfinite(forecasts_TK).all(axis=1)
+def check_finite(outputs_TKP: NDArray[np.float32], timestamps_T: NDArray[np.int64]) -> None:
+    """Raise TrainingError, naming the bar, unless every answer is a number."""
+    finite_T = np.isfinite(outputs_TKP).all(axis=(1, 2))
     if not finite_T.all():
         at = iso_time(int(timestamps_T[int(np.argmin(finite_T))]))
         raise TrainingError(

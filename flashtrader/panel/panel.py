@@ -22,7 +22,8 @@ class Panel:
 
     timestamps: NDArray[np.int64]
     """(T,) opening times: the union of the assets' bars, sorted. A time at which no asset has a bar is no row."""
-    interval: Interval
+    interval: Interval | None
+    """Of the bars; None where a row is an event, known at its own time."""
     symbols: tuple[str, ...]
     feature_names: tuple[str, ...]
     values: NDArray[np.float32]
@@ -32,8 +33,22 @@ class Panel:
     targets: NDArray[np.float32]
     """(T, K) NaN where unknown."""
     target_names: tuple[str, ...]
+    target_entities: NDArray[np.int64]
+    """(K,) the entity whose features must be known for a forecast of each target."""
+    symbol_targets: NDArray[np.int64]
+    """The target that is each symbol's forecast in a table."""
     run_starts: NDArray[np.int64]
     """(R,) rows at which a run begins: the first row, and those after an outage of every asset."""
+
+    @property
+    def known_ms(self) -> NDArray[np.int64]:
+        """When each row is known (T,): at its bars' close, or at its event."""
+        return self.timestamps if self.interval is None else self.interval.close(self.timestamps)
+
+    @property
+    def forecastable(self) -> NDArray[np.bool_]:
+        """Whether what a forecast of each target needs is known at each row (T, K)."""
+        return self.mask[:, self.target_entities]
 
     @property
     def run_lengths(self) -> NDArray[np.int64]:
@@ -85,6 +100,8 @@ def build_panel(bars: Mapping[str, Bars], interval: Interval, config: PanelConfi
         mask=mask,
         targets=targets,
         target_names=tuple(bars),
+        target_entities=np.arange(len(bars)),
+        symbol_targets=np.arange(len(bars)),
         run_starts=stretch_starts(clock, interval, config.max_gap_bars),
     )
 

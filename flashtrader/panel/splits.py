@@ -82,11 +82,10 @@ def split_by_time(panel: Panel, config: SplitConfig, horizon_bars: int) -> Split
                 f"only with more than {needed} (panel.target.horizon_bars is {horizon_bars}, split.embargo_bars "
                 f"{config.embargo_bars}); move the boundary or fetch more bars"
             )
-    closes = panel.interval.close(panel.timestamps[-1:])
     boundaries = Boundaries(
         validation_start_ms=int(panel.timestamps[validation_row]),
         test_start_ms=int(panel.timestamps[test_row]),
-        end_ms=int(closes[0]),
+        end_ms=int(panel.known_ms[-1]),
         horizon_bars=horizon_bars,
         embargo_bars=config.embargo_bars,
     )

@@ -243,13 +243,16 @@ def plot_forecast_outcome(forecasts_TA: Floats, outcomes_TA: Floats) -> Figure:
 
 @_STYLE
 def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
-    """Draw training and validation loss by step, and the validation information coefficient under them.
+    """Draw training and validation loss by step, and the validation skill under them.
 
-    rows: of metrics.jsonl, with `step` and any of `train_loss`, `validation_loss`, `validation_ic`; null is left out.
+    rows: of metrics.jsonl, with `step` and any of `train_loss`, `validation_loss` and the one other `validation_…`,
+    which is the skill; null is left out.
     """
     rows = list(rows)
+    others = {key for row in rows for key in row if key.startswith("validation_")} - {"validation_loss"}
+    skill_key = next(iter(others), "validation_ic")
     figure = Figure(figsize=(_WIDTH_INCHES, 4.4))
-    loss, correlation = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    loss, skill = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps, train = _series(rows, "train_loss")
     chosen = thin(train)
     loss.plot(steps[chosen], train[chosen], color=GREY, alpha=0.6, linewidth=1, label="Training", **_dot(train))
@@ -262,14 +265,15 @@ def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     loss.plot(steps, validation, color=BLUE, marker=".", label=label)
     loss.set_ylabel("Loss")
     _title(loss, "Training")
-    steps, values = _series(rows, "validation_ic")
-    correlation.plot(steps, values, color=BLUE, marker=".")
-    correlation.axhline(0, color=INK, linewidth=0.8)
-    correlation.yaxis.set_major_formatter(_plain_tick)
-    correlation.set_ylabel("Validation IC")
-    correlation.set_xlabel("Optimiser step")
-    correlation.xaxis.set_major_locator(MaxNLocator(integer=True))
-    correlation.xaxis.set_major_formatter(_plain_tick)
+    steps, values = _series(rows, skill_key)
+    skill.plot(steps, values, color=BLUE, marker=".")
+    skill.axhline(0, color=INK, linewidth=0.8)
+    skill.yaxis.set_major_formatter(_plain_tick)
+    name = skill_key.removeprefix("validation_")
+    skill.set_ylabel(f"Validation {'IC' if name == 'ic' else name.replace('_', ' ')}")
+    skill.set_xlabel("Optimiser step")
+    skill.xaxis.set_major_locator(MaxNLocator(integer=True))
+    skill.xaxis.set_major_formatter(_plain_tick)
     figure.align_ylabels()
     return figure
 

@@ -11,10 +11,11 @@ from flashtrader.attention import Choice, choose
 from flashtrader.attention.cost import AttentionShape, attention_cost
 from flashtrader.config import Experiment
 from flashtrader.models.blocks import hidden_width
-from flashtrader.models.families import ReturnsModel, build_model, unit_scaler
+from flashtrader.models.families import build_model
+from flashtrader.models.model import GridModel, unit_scaler
 from flashtrader.models.precision import autocast, compute_dtype, device_of, pick_device
-from flashtrader.panel.features import expand_features
-from flashtrader.training.objectives import OBJECTIVES
+from flashtrader.panel.loading import panel_shape
+from flashtrader.training.objectives import build_objective
 from flashtrader.training.optim import build_optimiser
 
 _TIMED_STEPS = 3
@@ -53,7 +54,7 @@ def estimate(experiment: Experiment) -> Budget:
     return Budget(
         parameters=sum(weight.numel() for weight in model.parameters()),
         tokens_per_step=tokens * training.accumulate,
-        labels_per_step=labelled_bars * len(experiment.data.symbols),
+        labels_per_step=labelled_bars * model.standardiser.shape.targets,
         attention=choose_attention(experiment, model).backend,
         steps=training.max_steps,
         peak_bytes=step_peak_bytes(experiment, model),
@@ -61,7 +62,7 @@ def estimate(experiment: Experiment) -> Budget:
     )
 
 
-def choose_attention(experiment: Experiment, model: ReturnsModel) -> Choice:
+def choose_attention(experiment: Experiment, model: GridModel) -> Choice:
     """Return the backend that the training's own call gets on the model's device, and why the others are passed over.
 
     Raises BackendError when the one that the experiment names can't run it.
@@ -72,7 +73,7 @@ def choose_attention(experiment: Experiment, model: ReturnsModel) -> Choice:
     return choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend)
 
 
-def step_peak_bytes(experiment: Experiment, model: ReturnsModel) -> int:
+def step_peak_bytes(experiment: Experiment, model: GridModel) -> int:
     """Return the most bytes that one step's tensors take together, weights, AdamW's moments and the batch included.
 
     The peak comes as the backward pass begins. Then everything is there that the forward pass kept, and in the last
@@ -106,7 +107,7 @@ def step_peak_bytes(experiment: Experiment, model: ReturnsModel) -> int:
     blocks = shape.layers * (attention_branch + feedforward_branch)
 
     bars = training.batch_size * training.segment_bars
-    assets, features = model.standardiser.feature_mean.shape
+    assets, features, _ = model.standardiser.shape
     batch = bars * assets * (_FLOAT_BYTES * (features + 1) + 1)  # features and target, and one byte of the mask
     ends = bars * assets * (features + 1) * dtype.itemsize  # the tokeniser's input
     labels = training.batch_size * (training.segment_bars - experiment.unlabelled_bars) * assets
@@ -138,25 +139,25 @@ class Rehearsal:
     One call is one optimiser step, all but drawing the segments.
     """
 
-    def __init__(self, experiment: Experiment, model: ReturnsModel) -> None:
+    def __init__(self, experiment: Experiment, model: GridModel) -> None:
         training, device = experiment.training, device_of(model)
         generator = torch.Generator().manual_seed(training.seed)
-        assets, features = model.standardiser.feature_mean.shape
-        size = (training.batch_size, training.segment_bars, assets)
+        shape = model.standardiser.shape
+        bars = (training.batch_size, training.segment_bars)
         self.training, self.model = training, model.train()
         self.optimiser = build_optimiser(model, training)
-        self.values = torch.randn(*size, features, generator=generator).to(device)
-        self.mask = torch.ones(size, dtype=torch.bool, device=device)
-        self.targets = torch.randn(size, generator=generator).to(device)
+        self.objective = build_objective(experiment)
+        self.values = torch.randn(*bars, shape.entities, shape.features, generator=generator).to(device)
+        self.mask = torch.ones(*bars, shape.entities, dtype=torch.bool, device=device)
+        self.targets = torch.randn(*bars, shape.targets, generator=generator).to(device)
         self.targets[:, : experiment.unlabelled_bars] = torch.nan
 
     def __call__(self) -> None:
         """Make one step, and wait for its end."""
-        objective = OBJECTIVES[self.training.loss]
         for _ in range(self.training.accumulate):
             with autocast(self.training, self.values.device):
                 outputs = self.model(self.values, self.mask)
-            loss = objective(outputs.float(), self.model.standardise(self.targets)) / self.training.accumulate
+            loss = self.objective(outputs.float(), self.model.standardise(self.targets)) / self.training.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm).item()
@@ -169,10 +170,9 @@ def rehearse(experiment: Experiment) -> Rehearsal:
     return Rehearsal(experiment, untrained_model(experiment))
 
 
-def untrained_model(experiment: Experiment) -> ReturnsModel:
+def untrained_model(experiment: Experiment) -> GridModel:
     """Return the experiment's model on its device, before any data are known."""
-    features, assets = len(expand_features(experiment.panel.features)), len(experiment.data.symbols)
-    return build_model(experiment, features, unit_scaler(assets, features)).to(pick_device(experiment.training))
+    return build_model(experiment, unit_scaler(panel_shape(experiment))).to(pick_device(experiment.training))
 
 
 def _step_seconds(step: Rehearsal) -> float:

@@ -18,7 +18,7 @@ class Progress:
     step: int = 0
     best_step: int = 0
     best_loss: float = float("inf")
-    best_ic: float = float("nan")
+    best_skill: float = float("nan")
     evaluations_since_best: int = 0
     seconds: float = 0.0
 

@@ -1,5 +1,6 @@
 """From stored bars to what a training run needs: panel, split and scaler."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,8 @@ import numpy as np
 
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError
-from flashtrader.interval import Interval
-from flashtrader.market.bars import fingerprint
-from flashtrader.market.store import load_bars
-from flashtrader.panel.panel import Panel, build_panel
+from flashtrader.panel.loading import load_panel
+from flashtrader.panel.panel import Panel
 from flashtrader.panel.scaling import Scaler, fit_scaler
 from flashtrader.panel.segments import Segments
 from flashtrader.panel.splits import Rows, Split, split_by_time
@@ -25,7 +24,7 @@ class TrainingData:
     split: Split
     scaler: Scaler
     segments: Segments
-    fingerprints: dict[str, dict[str, Any]]
+    fingerprints: Mapping[str, Mapping[str, Any]]
 
 
 def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
@@ -33,9 +32,8 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
 
     Raises DataError when bars are missing, ConfigError when they are too few for the split or the context.
     """
-    bars = load_bars(experiment.data, data_dir)
-    fingerprints = {symbol: fingerprint(table) for symbol, table in bars.items()}
-    panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
+    loaded = load_panel(experiment, data_dir)
+    panel = loaded.panel
     split = split_by_time(panel, experiment.split, experiment.panel.target.horizon_bars)
     _require_scored(panel, split.validation, experiment.warmup_bars)
     return TrainingData(
@@ -43,7 +41,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
         split=split,
         scaler=fit_scaler(panel, split.train),
         segments=Segments(panel, split.train, experiment.training.segment_bars, experiment.unlabelled_bars),
-        fingerprints=fingerprints,
+        fingerprints=loaded.fingerprints,
     )
 
 
@@ -51,8 +49,8 @@ def _require_scored(panel: Panel, validation: Rows, warmup_bars: int) -> None:
     """Raise ConfigError if no validation row will have both a forecast and a known target: no weights would be best."""
     rows = np.arange(validation.start, validation.stop)
     rows_into_run = rows - panel.run_starts[np.searchsorted(panel.run_starts, rows, side="right") - 1]
-    forecast_TE = panel.mask[rows] & (rows_into_run >= warmup_bars)[:, None]
-    if not (forecast_TE & np.isfinite(panel.targets[rows])).any():
+    forecast_TK = panel.forecastable[rows] & (rows_into_run >= warmup_bars)[:, None]
+    if not (forecast_TK & np.isfinite(panel.targets[rows])).any():
         raise ConfigError(
             f"split.validation: none of the {len(rows)} validation bars has both a forecast and a known target (a "
             f"history begins anew after an outage, with {warmup_bars} warm-up bars); move the boundary, lower "

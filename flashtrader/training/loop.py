@@ -13,21 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flashtrader.config import Experiment, to_yaml
 from flashtrader.errors import TrainingError
 from flashtrader.files import read_json_lines, write_text
 from flashtrader.market.spans import iso_time
-from flashtrader.models.families import ReturnsModel, build_model
+from flashtrader.models.families import build_model
+from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of, pick_device
-from flashtrader.models.stream import forecast_rows
+from flashtrader.models.stream import output_rows
 from flashtrader.models.weights import save_tensors
 from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
-from flashtrader.training.objectives import OBJECTIVES, mean_information_coefficient
+from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 
@@ -42,7 +44,9 @@ class TrainingSummary:
     steps: int
     best_step: int
     validation_loss: float
-    validation_ic: float
+    skill: str
+    """What the validation skill is: ic, …"""
+    validation_skill: float
     seconds: float
     stopped: str
     """completed, early or interrupted."""
@@ -78,21 +82,23 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     return trainer.train(watch)
 
 
-def _untrained(experiment: Experiment, data: TrainingData) -> ReturnsModel:
-    model = build_model(experiment, len(data.panel.feature_names), data.scaler)
+def _untrained(experiment: Experiment, data: TrainingData) -> GridModel:
+    model = build_model(experiment, data.scaler)
     return model.to(pick_device(experiment.training))
 
 
 class Trainer:
     """A model in training: one step, one evaluation and one checkpoint at a time."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, model: ReturnsModel, run: Run) -> None:
+    def __init__(self, experiment: Experiment, data: TrainingData, model: GridModel, run: Run) -> None:
         self.experiment, self.config = experiment, experiment.training
         self.data, self.model, self.run = data, model, run
         self.device = device_of(model)
         self.optimiser = build_optimiser(model, self.config)
         self.schedule = Schedule(self.config)
-        self.objective = OBJECTIVES[self.config.loss]
+        train = data.split.train
+        self.objective = build_objective(experiment, data.panel.targets[train.start : train.stop])
+        self.skill = build_skill(experiment)
         self.progress = Progress()
 
     def restore(self) -> None:
@@ -159,25 +165,24 @@ class Trainer:
         began = time.perf_counter()
         panel, rows = self.data.panel, self.data.split.validation
         with autocast(self.config, self.device):
-            forecasts = torch.from_numpy(forecast_rows(self.model, panel, rows, self.experiment.warmup_bars))
-        targets = torch.from_numpy(panel.targets[rows.start : rows.stop])
-        both = torch.where(forecasts.isnan(), torch.nan, targets)
-        scale = self.model.standardiser.target_std.cpu()
-        loss = self.objective(forecasts / scale, both / scale).item()
-        ic = mean_information_coefficient(forecasts.numpy(), both.numpy())
+            outputs_RKP = output_rows(self.model, panel, rows, self.experiment.warmup_bars)
+        targets_RK = panel.targets[rows.start : rows.stop]
+        loss = validation_loss(self.model, self.objective, outputs_RKP, targets_RK)
+        skill = self.skill.score(outputs_RKP, targets_RK)
         if not math.isfinite(loss):
             raise TrainingError(f"{self.run.path}: the validation loss is {loss} at step {self.progress.step}")
         improved = loss < self.progress.best_loss
         self.schedule.evaluated(improved)
         if improved:
-            self.progress.best_loss, self.progress.best_ic, self.progress.best_step = loss, ic, self.progress.step
+            self.progress.best_loss, self.progress.best_skill = loss, skill
+            self.progress.best_step = self.progress.step
             self.progress.evaluations_since_best = 0
             facts = {"step": self.progress.step, "validation_loss": loss}
             save_tensors(self.run.checkpoints / "best.safetensors", self.model.state_dict(), facts)
         else:
             self.progress.evaluations_since_best += 1
         self.progress.seconds += time.perf_counter() - began
-        return {"validation_loss": loss, "validation_ic": ic, "best": improved}
+        return {"validation_loss": loss, f"validation_{self.skill.name}": skill, "best": improved}
 
     def save(self) -> None:
         """Write the last checkpoint."""
@@ -221,12 +226,23 @@ class Trainer:
             steps=progress.step,
             best_step=progress.best_step,
             validation_loss=progress.best_loss,
-            validation_ic=progress.best_ic,
+            skill=self.skill.name,
+            validation_skill=progress.best_skill,
             seconds=progress.seconds,
             stopped=stopped,
         )
         self.run.write_manifest(self.run.manifest | {"training": asdict(progress) | {"stopped": stopped}})
         return summary
+
+
+def validation_loss(
+    model: GridModel, objective: Objective, outputs_RKP: NDArray[np.float32], targets_RK: NDArray[np.float32]
+) -> float:
+    """Return the objective over the rows that have both an answer and a known target, as one sequence."""
+    answered_RK = np.isfinite(outputs_RKP).all(axis=2)
+    known_RK = np.where(answered_RK, targets_RK, np.float32("nan"))
+    outputs, targets = (torch.from_numpy(array)[None].to(device_of(model)) for array in (outputs_RKP, known_RK))
+    return float(objective(outputs, model.standardise(targets)).item())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from flashtrader import __version__
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.models.families import ReturnsModel
+from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
@@ -23,7 +23,7 @@ _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard"
 _RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow")
 
 
-def describe_training(experiment: Experiment, data: TrainingData, model: ReturnsModel) -> dict[str, Any]:
+def describe_training(experiment: Experiment, data: TrainingData, model: GridModel) -> dict[str, Any]:
     """Return the manifest of a run that is about to begin.
 
     Raises BackendError when the attention backend that the experiment names can't run the training's calls.

@@ -1,28 +1,98 @@
-"""What training minimises, and the skill that it reports. A target that is NaN does not count."""
+"""What training minimises, and the skill that it reports. A target that is NaN does not count.
+
+Shapes: B segments, T bars, K targets, P numbers that the model answers for each.
+"""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from flashtrader.config import Experiment
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
-def huber(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean Huber loss, quadratic up to one standard deviation of the target (Huber 1964)."""
-    known = ~targets.isnan()
-    return nn.functional.huber_loss(outputs[known], targets[known])
+def huber(outputs_BTKP: Tensor, targets_BTK: Tensor) -> Tensor:
+    """Return the mean Huber loss of the first number, quadratic up to one deviation of the target (Huber 1964)."""
+    known = ~targets_BTK.isnan()
+    return nn.functional.huber_loss(outputs_BTKP[..., 0][known], targets_BTK[known])
 
 
-def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error."""
-    known = ~targets.isnan()
-    return nn.functional.mse_loss(outputs[known], targets[known])
+def mse(outputs_BTKP: Tensor, targets_BTK: Tensor) -> Tensor:
+    """Return the mean squared error of the first number."""
+    known = ~targets_BTK.isnan()
+    return nn.functional.mse_loss(outputs_BTKP[..., 0][known], targets_BTK[known])
 
 
-OBJECTIVES: dict[str, Objective] = {"huber": huber, "mse": mse}
+def cross_entropy(outputs_BTKP: Tensor, targets_BTK: Tensor, class_weights: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits for down, flat and up, each class weighted; targets are −1, 0, 1."""
+    known = ~targets_BTK.isnan()
+    classes = targets_BTK[known].long() + 1
+    return nn.functional.cross_entropy(outputs_BTKP[known], classes, class_weights.to(outputs_BTKP))
+
+
+def balanced_class_weights(targets_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the weights (3,) under which down, flat and up count alike over these targets; 1 for a class without any.
+
+    King & Zeng (2001), Logistic Regression in Rare Events Data, section 4.2.
+    """
+    known = targets_TK[np.isfinite(targets_TK)]
+    counts = np.array([(known == direction).sum() for direction in (-1, 0, 1)])
+    return np.where(counts > 0, len(known) / (3 * np.maximum(counts, 1)), 1.0).astype(np.float32)
+
+
+def build_objective(experiment: Experiment, targets_TK: NDArray[np.float32] | None = None) -> Objective:
+    """Return what an experiment's training minimises: outputs (B, T, K, P) and standardised targets → a scalar.
+
+    targets_TK: the training rows' own, for an objective that weighs by how often they come; None before they are known.
+    """
+    match experiment.training.loss:
+        case "cross_entropy":
+            class_weights = np.ones(3, np.float32) if targets_TK is None else balanced_class_weights(targets_TK)
+            return partial(cross_entropy, class_weights=torch.from_numpy(class_weights))
+        case "mse":
+            return mse
+        case _:
+            return huber
+
+
+@dataclass(frozen=True)
+class Skill:
+    """What an evaluation reports beside the loss; more is better."""
+
+    name: str
+    score: Callable[[NDArray[np.floating], NDArray[np.floating]], float]
+    """Of a model's answers (R, K, P) and the targets (R, K), in order of time; what is NaN in either does not count."""
+
+
+def build_skill(experiment: Experiment) -> Skill:
+    """Return the skill that an experiment's evaluations report."""
+    if experiment.training.loss == "cross_entropy":
+        return Skill("macro_f1", macro_f1)
+    return Skill("ic", lambda outputs_RKP, targets_RK: mean_information_coefficient(outputs_RKP[..., 0], targets_RK))
+
+
+def macro_f1(outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating]) -> float:
+    """Return the mean F1 score of down, flat and up, the likeliest class being the answer; NaN without a row.
+
+    A class that is neither answered nor there scores 0.
+    """
+    known_RK = np.isfinite(outputs_RKP).all(axis=2) & np.isfinite(targets_RK)
+    answers, classes = outputs_RKP[known_RK].argmax(axis=-1) - 1, targets_RK[known_RK]
+    if not classes.size:
+        return math.nan
+    scores = []
+    for direction in (-1, 0, 1):
+        right = ((answers == direction) & (classes == direction)).sum()
+        named = (answers == direction).sum() + (classes == direction).sum()
+        scores.append(2 * right / named if named else 0.0)
+    return float(np.mean(scores))
 
 
 def information_coefficient(

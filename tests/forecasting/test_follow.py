@@ -6,10 +6,10 @@ import pytest
 from flashtrader.config import (
     DataConfig,
     Experiment,
+    LogReturnTarget,
     ModelConfig,
     PanelConfig,
     SplitConfig,
-    TargetConfig,
     TrainingConfig,
 )
 from flashtrader.forecasting.follow import Follower
@@ -30,7 +30,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     experiment = Experiment(
         name="tiny",
         data=DataConfig(source="file", symbols=SYMBOLS),
-        panel=PanelConfig(features=("log_return", "rsi_3", "volatility_6"), target=TargetConfig(horizon_bars=2)),
+        panel=PanelConfig(
+            features=("log_return", "rsi_3", "volatility_6"), target=LogReturnTarget(kind="log_return", horizon_bars=2)
+        ),
         split=SplitConfig(validation=0.2, test=0.2),
         model=ModelConfig(context_bars=8, width=8, layers=2, heads=2),
         training=TrainingConfig(segment_bars=48, batch_size=2, max_steps=4, evaluate_every=2, device="cpu"),

@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from flashtrader.config import DataConfig, Experiment, ModelConfig
-from flashtrader.models.families import ReturnsModel, Standardiser, build_model
+from flashtrader.models.families import build_model
+from flashtrader.models.model import GridModel, Standardiser
 from flashtrader.panel.scaling import Scaler
 
 SCALER = Scaler(
@@ -19,9 +20,9 @@ def test_features_are_in_standard_deviations_clipped_and_zero_where_unknown() ->
     assert scaled.tolist() == [[[[2.0, -2.0], [3.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]]]
 
 
-def build(scaler: Scaler) -> ReturnsModel:
+def build(scaler: Scaler) -> GridModel:
     experiment = Experiment(data=DataConfig(symbols=("A", "B")), model=ModelConfig(width=8, layers=1, heads=2))
-    return build_model(experiment, 2, scaler)
+    return build_model(experiment, scaler)
 
 
 def test_outputs_and_targets_are_in_units_of_the_targets_deviation_and_keep_their_zero() -> None:
@@ -30,7 +31,7 @@ def test_outputs_and_targets_are_in_units_of_the_targets_deviation_and_keep_thei
     torch.testing.assert_close(
         model.standardise(targets), torch.tensor([[[2.0, -1.0], [0.0, torch.nan]]]), equal_nan=True
     )
-    torch.testing.assert_close(model.forecast(model.standardise(targets)), targets, equal_nan=True)
+    torch.testing.assert_close(model.forecast(model.standardise(targets)[..., None]), targets, equal_nan=True)
 
 
 def test_the_weights_bring_their_scaler_along() -> None:

@@ -6,10 +6,10 @@ import pytest
 from flashtrader.config import (
     DataConfig,
     Experiment,
+    LogReturnTarget,
     ModelConfig,
     PanelConfig,
     SplitConfig,
-    TargetConfig,
     TrainingConfig,
 )
 from flashtrader.training.data import TrainingData, prepare
@@ -21,7 +21,7 @@ def experiment(labels: str) -> Experiment:
     return Experiment(
         name=labels,
         data=DataConfig(source="file", symbols=("AAA",)),
-        panel=PanelConfig(features=("log_return",), target=TargetConfig(horizon_bars=2)),
+        panel=PanelConfig(features=("log_return",), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
         split=SplitConfig(validation=0.2, test=0.2),
         model=ModelConfig(context_bars=8, width=8, layers=1, heads=2),
         training=TrainingConfig(

@@ -12,10 +12,10 @@ import torch
 from flashtrader.config import (
     DataConfig,
     Experiment,
+    LogReturnTarget,
     ModelConfig,
     PanelConfig,
     SplitConfig,
-    TargetConfig,
     TrainingConfig,
 )
 from flashtrader.errors import ConfigError, DataError, TrainingError
@@ -46,7 +46,7 @@ def experiment(**training: Any) -> Experiment:
     return Experiment(
         name="tiny",
         data=DataConfig(source="file", symbols=("AAA", "BBB")),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=TargetConfig(horizon_bars=2)),
+        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
         split=SplitConfig(validation=0.2, test=0.2),
         model=ModelConfig(context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
         training=TrainingConfig(**(settings | training)),

@@ -2,17 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from flashtrader.config import TrainingConfig
-from flashtrader.training.objectives import OBJECTIVES, information_coefficient, mean_information_coefficient
+from flashtrader.config import DataConfig, Experiment, TrainingConfig
+from flashtrader.training.objectives import build_objective, information_coefficient, mean_information_coefficient
 from flashtrader.training.optim import Schedule, build_optimiser
 
 
 @pytest.mark.parametrize("name", ["huber", "mse"])
 def test_an_unknown_target_neither_counts_nor_gets_a_gradient(name: str) -> None:
-    outputs = torch.tensor([[0.5, 3.0], [1.0, -1.0]], requires_grad=True)
+    objective = build_objective(Experiment(data=DataConfig(symbols=("A",)), training=TrainingConfig(loss=name)))
+    outputs = torch.tensor([[[0.5], [3.0]], [[1.0], [-1.0]]], requires_grad=True)
     targets = torch.tensor([[0.0, torch.nan], [1.0, 1.0]])
-    loss = OBJECTIVES[name](outputs, targets)
-    known = OBJECTIVES[name](torch.tensor([0.5, 1.0, -1.0]), torch.tensor([0.0, 1.0, 1.0]))
+    loss = objective(outputs, targets)
+    known = objective(torch.tensor([[0.5], [1.0], [-1.0]]), torch.tensor([0.0, 1.0, 1.0]))
     assert torch.equal(loss, known)
     loss.backward()
     assert outputs.grad is not None
