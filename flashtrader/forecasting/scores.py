@@ -80,11 +80,18 @@ def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64
     if len(forecast) < 3 or not forecast.std() or not outcome.std():
         return math.nan
     x, y = ((series - series.mean()) / series.std() for series in (forecast, outcome))
-    influence = x * y - (x * y).mean() * (x**2 + y**2) / 2
-    variance = influence @ influence
-    for lag in range(1, min(lags, len(influence) - 1) + 1):
-        variance += 2 * (1 - lag / (lags + 1)) * (influence[lag:] @ influence[:-lag])
-    return math.sqrt(max(variance, 0.0)) / len(influence)
+    return long_run_error(x * y - (x * y).mean() * (x**2 + y**2) / 2, lags)
+
+
+def long_run_error(influence_T: NDArray[np.float64], lags: int) -> float:
+    """Return the standard error of the mean of a series around zero whose values are correlated up to `lags` bars.
+
+    Newey & West (1987), equation 5.
+    """
+    variance = float(influence_T @ influence_T)
+    for lag in range(1, min(lags, len(influence_T) - 1) + 1):
+        variance += 2 * (1 - lag / (lags + 1)) * float(influence_T[lag:] @ influence_T[:-lag])
+    return math.sqrt(max(variance, 0.0)) / len(influence_T)
 
 
 def _correlation(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> float:
