@@ -31,13 +31,28 @@ def rotate(x_BNHd: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
 
 
+class Attend(nn.Module):
+    """The one call in which tokens see each other, as a module: a hook on it sees what is attended to.
+
+    Holds no weights.
+    """
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def forward(self, q_BNHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor, pattern: AttentionPattern) -> Tensor:
+        """Return (B, N, H, d)."""
+        return attend(q_BNHd, k_BNHd, v_BNHd, pattern, self.backend)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention with rotary positions; the pattern says who sees whom."""
 
     def __init__(self, width: int, heads: int, backend: str) -> None:
         super().__init__()
         self.heads = heads
-        self.backend = backend
+        self.attend = Attend(backend)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
@@ -54,7 +69,7 @@ class SelfAttention(nn.Module):
         q_BNHd, k_BNHd = rotate(q_BNHd, *turn).to(v_BNHd.dtype), rotate(k_BNHd, *turn).to(v_BNHd.dtype)
         if past is not None:
             k_BNHd, v_BNHd = past.extend(layer, k_BNHd, v_BNHd)
-        attended: Tensor = attend(q_BNHd, k_BNHd, v_BNHd, pattern, self.backend)
+        attended: Tensor = self.attend(q_BNHd, k_BNHd, v_BNHd, pattern)
         return self.out(attended.flatten(-2))  # type: ignore[no-any-return]
 
 
