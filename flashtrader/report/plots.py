@@ -37,12 +37,12 @@ INK, RULE = "#1f2328", "#e4e6e9"
 _REFERENCE_COLOURS = (GREY, ORANGE, GREEN)
 _LOSS_GAIN = LinearSegmentedColormap.from_list("loss_gain", [VERMILION, "#f3c6a5", "#f5f6f7", "#a9cfe6", BLUE])
 
-_WIDTH_INCHES = 6.5
+WIDTH_INCHES = 6.5
 PIXELS_PER_INCH = 200
 _NUM_COLUMNS = 600  # of the positions' picture
 _LOG_SCALE_FROM = 3.0  # highest over lowest equity: below it a log scale looks the same and reads worse
 
-_STYLE = mpl.rc_context(
+STYLE = mpl.rc_context(
     {
         "font.family": ["DejaVu Sans"],
         "font.size": 10.5,
@@ -79,7 +79,7 @@ _STYLE = mpl.rc_context(
 )
 
 
-@_STYLE
+@STYLE
 def write_png(figure: Figure, path: Path) -> bytes:
     """Replace `path` by the figure as a PNG, in one step, and return its bytes; the same figure gives the same ones."""
     buffer = io.BytesIO()
@@ -89,7 +89,7 @@ def write_png(figure: Figure, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-@_STYLE
+@STYLE
 def plot_equity(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
     """Draw equity over time beside the references; on a log scale once the highest is three times the lowest."""
     figure, axes = _figure(3.3)
@@ -99,9 +99,9 @@ def plot_equity(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
     for (name, curve), style in zip(curves.items(), _line_styles(len(references)), strict=True):
         rows = thin(curve.equity)
         label = f"{name} {percent(curve.equity[-1] / curve.equity[0] - 1, signed=True)}"
-        axes.plot(_days(curve.timestamps[rows]), curve.equity[rows], label=label, **style, **_dot(curve.equity))
+        axes.plot(days(curve.timestamps[rows]), curve.equity[rows], label=label, **style, **_dot(curve.equity))
     if strategy.equity[-1] <= 0:
-        end = _days(strategy.timestamps[-1:])
+        end = days(strategy.timestamps[-1:])
         axes.plot(end, strategy.equity[-1:], "X", color=VERMILION, markersize=9, zorder=4, label="Ruined")
     if logarithmic:
         axes.set_yscale("log")
@@ -111,12 +111,12 @@ def plot_equity(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
         axes.tick_params(axis="y", which="minor", left=False)
     axes.yaxis.set_major_formatter(_money_tick)
     axes.set_ylabel("Equity, account currency" + (" (log)" if logarithmic else ""))
-    _title(axes, "Equity after costs")
-    _time_axis(axes, *(curve.timestamps for curve in curves.values()))
+    write_title(axes, "Equity after costs")
+    time_axis(axes, *(curve.timestamps for curve in curves.values()))
     return figure
 
 
-@_STYLE
+@STYLE
 def plot_drawdown(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
     """Draw the loss from the highest equity so far, as a fraction of it."""
     figure, axes = _figure(2.8)
@@ -124,19 +124,19 @@ def plot_drawdown(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
     for (name, curve), style in zip(curves.items(), _line_styles(len(references), VERMILION), strict=True):
         depth = drawdown(curve.equity)
         rows = thin(depth)
-        dates = _days(curve.timestamps[rows])
+        dates = days(curve.timestamps[rows])
         if name == "Strategy":
             axes.fill_between(dates, depth[rows], 0, color=VERMILION, alpha=0.25, linewidth=0)
         axes.plot(dates, depth[rows], label=f"{name}, deepest {percent(depth.min())}", **style, **_dot(depth))
     axes.yaxis.set_major_formatter(_percent_tick)
     axes.set_ylim(top=0)
     axes.set_ylabel("Below the highest so far")
-    _title(axes, "Drawdown")
-    _time_axis(axes, *(curve.timestamps for curve in curves.values()))
+    write_title(axes, "Drawdown")
+    time_axis(axes, *(curve.timestamps for curve in curves.values()))
     return figure
 
 
-@_STYLE
+@STYLE
 def plot_positions(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence[str]) -> Figure:
     """Draw gross and net exposure, and under them every symbol's weight as a strip of colour.
 
@@ -144,10 +144,10 @@ def plot_positions(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence
     pixel the line and the colour are their mean, and the pale band spans their lowest and highest.
     """
     strips_inches = 0.24 * max(len(symbols), 2)
-    figure = Figure(figsize=(_WIDTH_INCHES, 2.7 + strips_inches))
+    figure = Figure(figsize=(WIDTH_INCHES, 2.7 + strips_inches))
     exposure, strips = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, strips_inches))
     starts = bucket_starts(len(timestamps), _NUM_COLUMNS)
-    edges = _days(np.append(timestamps[starts], timestamps[-1] + _typical_step(timestamps)))
+    edges = days(np.append(timestamps[starts], timestamps[-1] + _typical_step(timestamps)))
 
     # The wider line shows on both sides of the narrower one where the two are the same.
     for name, exposure_T, colour, width in (
@@ -161,7 +161,7 @@ def plot_positions(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence
     exposure.axhline(0, color=INK, linewidth=0.8)
     exposure.yaxis.set_major_formatter(_percent_tick)
     exposure.set_ylabel("Share of equity")
-    _title(exposure, "Positions")
+    write_title(exposure, "Positions")
 
     mean_AC = np.stack([bucket_ranges(weights_T, starts)[2] for weights_T in weights_TA.T])
     limit = float(np.abs(mean_AC).max()) or 1.0
@@ -177,11 +177,11 @@ def plot_positions(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence
     scale.ax.set_yticklabels([percent(-limit, digits), "0", percent(limit, digits, signed=True)])
     scale.ax.tick_params(length=0, labelsize=9)
     scale.outline.set_visible(False)
-    _time_axis(strips, timestamps)
+    time_axis(strips, timestamps)
     return figure
 
 
-@_STYLE
+@STYLE
 def plot_monthly_returns(curve: Curve) -> Figure:
     """Draw the return of every month and year as a table of colours; the first and last month may be parts."""
     years, returns_YM, annual_Y = monthly_returns(curve)
@@ -210,7 +210,7 @@ def plot_monthly_returns(curve: Curve) -> Figure:
     return figure
 
 
-@_STYLE
+@STYLE
 def plot_forecast_outcome(forecasts_TA: Floats, outcomes_TA: Floats) -> Figure:
     """Draw the mean outcome of each tenth of the forecasts, lowest to highest, all symbols pooled.
 
@@ -234,14 +234,16 @@ def plot_forecast_outcome(forecasts_TA: Floats, outcomes_TA: Floats) -> Figure:
     labels = [f"{place + 1}\n{fixed(group.mean_forecast * 1e4, 1)}" for place, group in enumerate(groups)]
     axes.set_xticks(range(len(groups)), labels)
     axes.grid(visible=False, axis="x")
-    axes.yaxis.set_major_formatter(_plain_tick)
+    axes.yaxis.set_major_formatter(plain_tick)
     axes.set_xlabel("Forecasts from lowest to highest, and their mean in bp")
     axes.set_ylabel("Mean outcome, bp")
-    _title(axes, f"Forecast against outcome: IC {fixed(pooled_correlation(forecasts_TA, outcomes_TA), 3, signed=True)}")
+    write_title(
+        axes, f"Forecast against outcome: IC {fixed(pooled_correlation(forecasts_TA, outcomes_TA), 3, signed=True)}"
+    )
     return figure
 
 
-@_STYLE
+@STYLE
 def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     """Draw training and validation loss by step, and the validation skill under them.
 
@@ -251,7 +253,7 @@ def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     rows = list(rows)
     others = {key for row in rows for key in row if key.startswith("validation_")} - {"validation_loss"}
     skill_key = next(iter(others), "validation_ic")
-    figure = Figure(figsize=(_WIDTH_INCHES, 4.4))
+    figure = Figure(figsize=(WIDTH_INCHES, 4.4))
     loss, skill = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps, train = _series(rows, "train_loss")
     chosen = thin(train)
@@ -264,22 +266,22 @@ def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
         loss.plot(steps[best], validation[best], "o", color=VERMILION, markersize=7, zorder=3)
     loss.plot(steps, validation, color=BLUE, marker=".", label=label)
     loss.set_ylabel("Loss")
-    _title(loss, "Training")
+    write_title(loss, "Training")
     steps, values = _series(rows, skill_key)
     skill.plot(steps, values, color=BLUE, marker=".")
     skill.axhline(0, color=INK, linewidth=0.8)
-    skill.yaxis.set_major_formatter(_plain_tick)
+    skill.yaxis.set_major_formatter(plain_tick)
     name = skill_key.removeprefix("validation_")
     skill.set_ylabel(f"Validation {'IC' if name == 'ic' else name.replace('_', ' ')}")
     skill.set_xlabel("Optimiser step")
     skill.xaxis.set_major_locator(MaxNLocator(integer=True))
-    skill.xaxis.set_major_formatter(_plain_tick)
+    skill.xaxis.set_major_formatter(plain_tick)
     figure.align_ylabels()
     return figure
 
 
 def _figure(height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches))
     return figure, figure.subplots()
 
 
@@ -297,7 +299,7 @@ def _dot(values: Floats) -> dict[str, Any]:
     return {"marker": "o"} if len(values) == 1 else {}
 
 
-def _days(timestamps: Timestamps) -> Floats:
+def days(timestamps: Timestamps) -> Floats:
     """Return times as matplotlib counts them: days since the epoch."""
     return timestamps / DAY_MS
 
@@ -306,17 +308,18 @@ def _typical_step(timestamps: Timestamps) -> int:
     return int(np.median(np.diff(timestamps))) if len(timestamps) > 1 else DAY_MS
 
 
-def _time_axis(axes: Axes, *timestamps: Timestamps) -> None:
-    days = _days(np.concatenate(timestamps))
-    margin = 1 if days.min() == days.max() else 0
-    axes.set_xlim(days.min() - margin, days.max() + margin)
+def time_axis(axes: Axes, *timestamps: Timestamps) -> None:
+    """Span the times with the axis below, in UTC."""
+    shown = days(np.concatenate(timestamps))
+    margin = 1 if shown.min() == shown.max() else 0
+    axes.set_xlim(shown.min() - margin, shown.max() + margin)
     locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set_xlabel("Time, UTC")
 
 
-def _title(axes: Axes, title: str) -> None:
+def write_title(axes: Axes, title: str) -> None:
     """Write the title, and between it and the picture the legend."""
     axes.set_title(title, pad=26)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=4, borderaxespad=0, handlelength=1.4)
@@ -330,7 +333,8 @@ def _percent_tick(value: float, _: float) -> str:
     return f"{plain(value * 100)}%"
 
 
-def _plain_tick(value: float, _: float) -> str:
+def plain_tick(value: float, _: float) -> str:
+    """Return the text of a number on an axis, as matplotlib asks for it."""
     return plain(value)
 
 
