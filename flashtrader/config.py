@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -92,6 +92,8 @@ class DataConfig(Section):
     """Simulated only: the twin market in which nothing can be forecast."""
     interval: Annotated[IntervalCode, BeforeValidator(str)] = "60"
     """Bar length: minutes, or D, W, M."""
+    levels: PositiveInt = 20
+    """Books only: price levels of each side, the best first; a deeper stored book serves a shallower one."""
     start: UtcTime | None = None
     """First bar; null is the oldest one stored."""
     end: UtcTime | None = None
@@ -170,6 +172,8 @@ class PanelConfig(Section):
     """Family candles: longer intervals whose newest closed candle is a token beside every bar."""
     max_gap_bars: NonNegativeInt = 3
     """Missing bars in a row that features, targets and segments may bridge; a longer outage splits the history."""
+    max_gap_ms: PositiveInt = 10_000
+    """Books only: milliseconds between two snapshots that count as neighbours; a longer silence splits the history."""
     clip: PositiveFloat = 10.0
     """Scaled features are limited to this many standard deviations either way."""
 
@@ -201,18 +205,9 @@ class SplitConfig(Section):
         return self
 
 
-Family = Literal[
-    "returns",
-    "candles",
-    "portfolio",
-    "orderbook",
-    "persistence",
-    "drift",
-    "momentum",
-    "ridge",
-    "dlinear",
-    "boosting",
-]
+PlainFamily = Literal["persistence", "drift", "momentum", "ridge", "dlinear", "boosting"]
+Family = Literal["returns", "candles", "portfolio", "orderbook", PlainFamily]
+PLAIN_FAMILIES: tuple[PlainFamily, ...] = get_args(PlainFamily)
 
 
 class ModelConfig(Section):
@@ -293,6 +288,8 @@ class TrainingConfig(Section):
     """Where to train; auto takes a GPU that is there."""
     seed: NonNegativeInt = 0
     """Of the weights, the segments and dropout."""
+    plain_models: Annotated[tuple[PlainFamily, ...], AfterValidator(_unique)] = PLAIN_FAMILIES
+    """Of a log_return target: fitted on the same rows before training, and shown beside the run in every table."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tracking`)."""
 
@@ -409,8 +406,8 @@ class Experiment(Section):
             raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
         if (self.policy.kind == "weights") != (loss == "sharpe"):
             raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
-        if family == "candles" and len(self.data.symbols) > 1:
-            raise ValueError("data.symbols: family candles reads one market; train one run for each")
+        if family in ("candles", "orderbook") and len(self.data.symbols) > 1:
+            raise ValueError(f"data.symbols: family {family} reads one market; train one run for each")
         return self
 
     @model_validator(mode="after")
@@ -422,6 +419,17 @@ class Experiment(Section):
                 "would see all of its context; lower the one or raise the other"
             )
         return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model is a plain one, fitted at once and without a transformer."""
+        return self.model.family in PLAIN_FAMILIES
+
+    @property
+    def plain_models(self) -> tuple[PlainFamily, ...]:
+        """The plain models that stand beside this experiment's own."""
+        comparable = self.panel.target.kind == "log_return" and not self.is_plain
+        return self.training.plain_models if comparable else ()
 
     @property
     def context_bars(self) -> int:
