@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
 from flashtrader.market.gaps import Failure, Gap, find_gaps
-from flashtrader.market.spans import Span, iso_time, minus, union
+from flashtrader.market.spans import Span, from_iso, iso_time, minus, union
 
 __all__ = ["Failure", "Gap", "Ledger"]
 
@@ -87,10 +85,10 @@ class Ledger:
             parts=tuple(map(str, value["parts"])),
             examined=bool(value["examined"]),
             rows=int(value["rows"]),
-            first_ms=None if value["first"] is None else _time(value["first"]),
-            last_ms=None if value["last"] is None else _time(value["last"]),
+            first_ms=None if value["first"] is None else from_iso(value["first"]),
+            last_ms=None if value["last"] is None else from_iso(value["last"]),
             gaps=tuple(
-                Gap(_time(item["start"]), _time(item["end"]), int(item["bars"]), item["reason"], item["evidence"])
+                Gap(from_iso(item["start"]), from_iso(item["end"]), int(item["bars"]), item["reason"], item["evidence"])
                 for item in value["gaps"]
             ),
         )
@@ -104,8 +102,4 @@ def _to_json(span: Span) -> dict[str, Any]:
 
 
 def _span(item: Any) -> Span:
-    return Span(_time(item["start"]), _time(item["end"]))
-
-
-def _time(text: str) -> int:
-    return int(np.datetime64(text.removesuffix("Z"), "ms").astype(np.int64))
+    return Span(from_iso(item["start"]), from_iso(item["end"]))

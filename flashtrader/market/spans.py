@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 
-def iso_time(timestamp: int) -> str:
-    """Return a time in ms as ISO 8601 text to the second, UTC; any int64 is fine."""
-    return f"{np.datetime64(timestamp, 'ms').astype('datetime64[s]')}Z"
+def iso_time(timestamp: int, unit: Literal["s", "ms"] = "s") -> str:
+    """Return a time in ms as ISO 8601 text to the second or millisecond, UTC; any int64 is fine."""
+    return f"{np.datetime64(timestamp, 'ms').astype(f'datetime64[{unit}]')}Z"
+
+
+def from_iso(text: str) -> int:
+    """Return in ms the time that `iso_time` wrote. Raises ValueError for other text."""
+    return int(np.datetime64(text.removesuffix("Z"), "ms").astype(np.int64))
 
 
 @dataclass(frozen=True, order=True)

@@ -9,24 +9,21 @@ is killed, the ledger claims no bar that is not there; at worst the next fetch a
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from filelock import FileLock
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import read_json, replacing, write_json
+from flashtrader.files import read_json, write_json
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, no_bars, validate_bars
 from flashtrader.market.ledger import Ledger
+from flashtrader.market.parts import read_part, write_part, writing
 from flashtrader.market.spans import Span, iso_time
 
 __all__ = ["Series", "Span", "Store", "load_bars", "stored_source"]
@@ -96,7 +93,8 @@ class Store:
         timestamps = bars["timestamp"].to_numpy()
         if len(bars) and not (answered.start_ms <= timestamps[0] and timestamps[-1] < answered.end_ms):
             raise DataError(f"{series}: bars outside {answered}, the time that they answer for; the source is at fault")
-        with self._writing(series) as directory:
+        directory = self.directory(series)
+        with writing(directory):
             ledger = self.recorded(series).unexamined()
             self._write_ledger(series, ledger)
             numbers = series.interval.index(timestamps) // BARS_PER_PART
@@ -108,12 +106,12 @@ class Store:
 
     def record_failure(self, series: Series, span: Span, error: str) -> None:
         """Note that the source failed to answer `span`."""
-        with self._writing(series):
+        with writing(self.directory(series)):
             self._write_ledger(series, self.recorded(series).with_failure(span, error))
 
     def examine(self, series: Series) -> Ledger:
         """Write down rows, extent and gaps as the bars now are, and return the ledger."""
-        with self._writing(series):
+        with writing(self.directory(series)):
             ledger = self._examined(series, self.recorded(series))
             self._write_ledger(series, ledger)
         return ledger
@@ -163,26 +161,8 @@ class Store:
         new = bars[~np.isin(bars["timestamp"].to_numpy(), stored["timestamp"].to_numpy())]
         if len(new):
             merged = pd.concat([stored, new]) if len(stored) else new
-            table = pa.Table.from_pandas(merged.sort_values("timestamp"), preserve_index=False)
-            with replacing(path) as temporary:
-                floats = [name for name in table.column_names if name != "timestamp"]
-                options = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": floats}
-                pq.write_table(table.replace_schema_metadata(), temporary, **options)
+            write_part(path, merged.sort_values("timestamp"))
         return len(new)
-
-    @contextmanager
-    def _writing(self, series: Series) -> Iterator[Path]:
-        """Hold the lock of a history's directory, made if need be; a disk that refuses is a DataError."""
-        directory = self.directory(series)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with FileLock(directory / ".lock"):
-                for leftover in directory.glob(".*.part"):
-                    leftover.unlink()
-                yield directory
-        except OSError as error:
-            reason = error.strerror or error
-            raise DataError(f"{directory}: can't be written ({reason}); what is stored is unharmed") from error
 
     def _write_ledger(self, series: Series, ledger: Ledger) -> None:
         directory = self.directory(series)
@@ -230,13 +210,8 @@ def _part_span(path: Path, interval: Interval) -> Span:
 
 def _read_part(path: Path, interval: Interval) -> Bars:
     span = _part_span(path, interval)
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        advice = "delete this file and fetch again, which asks for its bars alone"
-        raise DataError(f"{path}: damaged ({reason}); {advice}") from None
-    bars = validate_bars(table.to_pandas(), interval, str(path))
+    table = read_part(path, "delete this file and fetch again, which asks for its bars alone")
+    bars = validate_bars(table, interval, str(path))
     timestamps = bars["timestamp"]
     if len(bars) and not (span.start_ms <= timestamps.iloc[0] and timestamps.iloc[-1] < span.end_ms):
         raise DataError(f"{path}: holds bars outside {span}; delete this file and fetch again")

@@ -12,6 +12,7 @@ from fake_source import FIRST_MS, HOUR, HOUR_MS, hours, market_bars
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
+from flashtrader.market import parts as parts_module
 from flashtrader.market import store as store_module
 from flashtrader.market.bars import Bars
 from flashtrader.market.store import Series, Store, load_bars, stored_source
@@ -164,7 +165,7 @@ def test_a_kill_between_two_files_only_makes_us_ask_again(
     if part_gone:
         parts(store)[0].unlink()
 
-    real, done = store_module.replacing, 0
+    real, done = parts_module.replacing, 0
 
     def dies(path: Path):
         nonlocal done
@@ -173,7 +174,7 @@ def test_a_kill_between_two_files_only_makes_us_ask_again(
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(store_module, "replacing", dies)
+    monkeypatch.setattr(parts_module, "replacing", dies)
     monkeypatch.setattr("flashtrader.files.replacing", dies)
     if survivors < 6:  # a ledger, four parts, and the ledger again
         with pytest.raises(KeyboardInterrupt):
