@@ -1,6 +1,6 @@
-"""The parts of the transformer: rotary positions, attention, SwiGLU, the block.
+"""The parts of the transformer: rotary positions, attention, SwiGLU, the blocks.
 
-Shapes: B sequences, N tokens, D width, H heads, d width of a head.
+Shapes: B sequences, T time steps, E entities, N tokens, D width, H heads, d width of a head.
 """
 
 import math
@@ -12,6 +12,9 @@ from flashtrader.attention import AttentionPattern, attend
 from flashtrader.models.cache import KeyValueCache
 
 Rotation = tuple[Tensor, Tensor]
+
+ACROSS = AttentionPattern(causal=False)
+"""Among the entities of one step: everyone sees everyone."""
 
 
 def rotation(positions_N: Tensor, head_width: int, dtype: torch.dtype, base: float = 10_000.0) -> Rotation:
@@ -47,7 +50,7 @@ class Attend(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with rotary positions; the pattern says who sees whom."""
+    """Multi-head attention; the pattern says who sees whom."""
 
     def __init__(self, width: int, heads: int, backend: str) -> None:
         super().__init__()
@@ -59,14 +62,18 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x_BND: Tensor,
-        turn: Rotation,
+        turn: Rotation | None,
         pattern: AttentionPattern,
         layer: int,
         past: KeyValueCache | None,
     ) -> Tensor:
-        """Return (B, N, D); with a cache, the tokens also see what it remembers of this layer."""
+        """Return (B, N, D); with a cache, the tokens also see what it remembers of this layer.
+
+        turn: the tokens' rotary positions; None where they have none.
+        """
         q_BNHd, k_BNHd, v_BNHd = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q_BNHd, k_BNHd = rotate(q_BNHd, *turn).to(v_BNHd.dtype), rotate(k_BNHd, *turn).to(v_BNHd.dtype)
+        if turn is not None:
+            q_BNHd, k_BNHd = rotate(q_BNHd, *turn).to(v_BNHd.dtype), rotate(k_BNHd, *turn).to(v_BNHd.dtype)
         if past is not None:
             k_BNHd, v_BNHd = past.extend(layer, k_BNHd, v_BNHd)
         attended: Tensor = self.attend(q_BNHd, k_BNHd, v_BNHd, pattern)
@@ -93,7 +100,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then SwiGLU, each added to its input."""
+    """Pre-norm transformer block: one attention over the whole grid, then SwiGLU, each added to its input."""
 
     def __init__(self, width: int, heads: int, dropout: float, backend: str) -> None:
         super().__init__()
@@ -105,12 +112,46 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x_BND: Tensor,
+        x_BTED: Tensor,
         turn: Rotation,
         pattern: AttentionPattern,
         layer: int,
         past: KeyValueCache | None,
     ) -> Tensor:
-        """Return (B, N, D)."""
-        x_BND = x_BND + self.dropout(self.attention(self.attention_norm(x_BND), turn, pattern, layer, past))
-        return x_BND + self.dropout(self.feedforward(self.feedforward_norm(x_BND)))  # type: ignore[no-any-return]
+        """Return (B, T, E, D); `turn` holds the positions of the T·E tokens, time-major."""
+        grid_BND = self.attention_norm(x_BTED).flatten(1, 2)
+        attended_BND = self.attention(grid_BND, turn, pattern, layer, past)
+        return self._feed_forward(x_BTED + self.dropout(attended_BND.view_as(x_BTED)))
+
+    def _feed_forward(self, x_BTED: Tensor) -> Tensor:
+        return x_BTED + self.dropout(self.feedforward(self.feedforward_norm(x_BTED)))  # type: ignore[no-any-return]
+
+
+class FactorisedBlock(Block):
+    """Attention along time for each entity, then across the entities of each step, then SwiGLU.
+
+    Divided attention, of Bertasius et al. (2021), "Is Space-Time Attention All You Need for Video Understanding?",
+    section 3. Entities have no order: across them there are no positions.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, backend: str) -> None:
+        super().__init__(width, heads, dropout, backend)
+        self.across_norm = nn.RMSNorm(width, eps=1e-6)
+        self.across = SelfAttention(width, heads, backend)
+
+    def forward(
+        self,
+        x_BTED: Tensor,
+        turn: Rotation,
+        pattern: AttentionPattern,
+        layer: int,
+        past: KeyValueCache | None,
+    ) -> Tensor:
+        """Return (B, T, E, D); `turn` holds the positions of the T steps; the cache has B·E sequences."""
+        batch, _, entities, _ = x_BTED.shape
+        series_BND = self.attention_norm(x_BTED).transpose(1, 2).flatten(0, 1)
+        along_BND = self.attention(series_BND, turn, pattern, layer, past)
+        x_BTED = x_BTED + self.dropout(along_BND.unflatten(0, (batch, entities)).transpose(1, 2))
+        steps_BND = self.across_norm(x_BTED).flatten(0, 1)
+        across_BND = self.across(steps_BND, None, ACROSS, layer, None)
+        return self._feed_forward(x_BTED + self.dropout(across_BND.view_as(x_BTED)))

@@ -6,8 +6,9 @@ from torch import Tensor, cat
 class KeyValueCache:
     """The last keys and values of every layer, so that a history can be read in chunks.
 
-    Holds `memory_steps` time steps: with a sliding window of W steps, W − 1 earlier ones are all that the next
-    chunk can see, which makes reading in chunks equal to reading at once, in memory that does not grow.
+    Holds the last `memory_tokens` of each sequence: with a sliding window of W steps, the tokens of W − 1 earlier ones
+    are all that the next chunk can see, which makes reading in chunks equal to reading at once, in memory that does not
+    grow.
     """
 
     def __init__(self, layers: int, memory_tokens: int) -> None:
