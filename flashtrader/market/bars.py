@@ -86,10 +86,11 @@ def _typed(bars: Bars, where: str) -> Bars:
     return pd.DataFrame(columns)
 
 
-def resample(bars: Bars, interval: Interval, to: Interval) -> Bars:
+def resample(bars: Bars, interval: Interval, to: Interval, max_gap_bars: int = 0) -> Bars:
     """Return `bars` of `interval` as longer bars.
 
-    A longer bar is there only when every shorter one in it is: one made of fewer would pass for a quieter market.
+    A longer bar is there only when no more than `max_gap_bars` shorter ones in a row are missing in it, by default
+    none: one made of fewer would pass for a quieter market. Whether it is there is known at its close.
     Raises ConfigError when bars of `to` don't consist of whole bars of `interval`.
     """
     whole = (
@@ -113,8 +114,11 @@ def resample(bars: Bars, interval: Interval, to: Interval) -> Bars:
         "low": np.minimum.reduceat(column["low"], first),
         "close": column["close"][last],
     } | {name: np.add.reduceat(column[name], first) for name in ("volume", "turnover") if name in column}
-    parts_needed = interval.index(to.close(opening[first])) - interval.index(opening[first])
-    complete = last - first + 1 == parts_needed
+    numbers = interval.index(timestamps)
+    missing_before = np.diff(numbers, prepend=numbers[:1]) - 1
+    missing_before[first] = numbers[first] - interval.index(opening[first])
+    missing_after = interval.index(to.close(opening[first])) - 1 - numbers[last]
+    complete = np.maximum(np.maximum.reduceat(missing_before, first), missing_after) <= max_gap_bars
     return pd.DataFrame({name: values[complete] for name, values in longer.items()})
 
 

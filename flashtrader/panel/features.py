@@ -11,7 +11,9 @@ volume_ratio_N      log(1 + volume / mean volume of the last N bars)
 price_ratio_N       log(close / mean close of the last N bars)
 rsi_N, rsi_mean_N   relative strength index over N changes, Wilder's smoothing or simple means
 calendar            hour_sin, hour_cos, weekday_sin, weekday_cos of the opening time, UTC
-log_open, log_high, log_low, log_close, log1p_volume
+candle              log_open, log_high, log_low, log_close, log1p_volume
+candle_moves        open_move, high_move, low_move, close_move: their logarithms less that of the previous close;
+                    volume_move: log1p_volume less that of the previous bar
 """
 
 import difflib
@@ -42,11 +44,15 @@ class History:
         """Return a column of the bars (T,) as float64."""
         return self.bars[name].to_numpy(np.float64)
 
+    def previous(self, values: FloatArray) -> FloatArray:
+        """Return the value before each (T,); NaN at the first bar of a stretch."""
+        previous = np.roll(values, 1)
+        previous[self.starts] = np.nan
+        return previous
+
     def steps(self, values: FloatArray) -> FloatArray:
         """Return each value less the one before (T,); NaN at the first bar of a stretch."""
-        steps = np.diff(values, prepend=np.nan)
-        steps[self.starts] = np.nan
-        return steps
+        return values - self.previous(values)
 
 
 Feature = Callable[[History], FloatArray]
@@ -110,20 +116,36 @@ def _log1p_volume(history: History) -> FloatArray:
     return np.log1p(history.column("volume"))
 
 
+def _price_move(history: History, name: str) -> FloatArray:
+    return np.log(history.column(name)) - history.previous(np.log(history.column("close")))
+
+
+def _volume_move(history: History) -> FloatArray:
+    return history.steps(_log1p_volume(history))
+
+
 _CALENDAR: dict[str, Feature] = {
     "hour_sin": partial(_phase, wave=np.sin, origin_ms=0, period_ms=DAY_MS),
     "hour_cos": partial(_phase, wave=np.cos, origin_ms=0, period_ms=DAY_MS),
     "weekday_sin": partial(_phase, wave=np.sin, origin_ms=_FIRST_MONDAY_MS, period_ms=7 * DAY_MS),
     "weekday_cos": partial(_phase, wave=np.cos, origin_ms=_FIRST_MONDAY_MS, period_ms=7 * DAY_MS),
 }
-_PLAIN: dict[str, Feature] = _CALENDAR | {
-    "log_return": _log_return,
+_CANDLE: dict[str, Feature] = {
     "log_open": partial(_log, name="open"),
     "log_high": partial(_log, name="high"),
     "log_low": partial(_log, name="low"),
     "log_close": partial(_log, name="close"),
     "log1p_volume": _log1p_volume,
 }
+_CANDLE_MOVES: dict[str, Feature] = {
+    "open_move": partial(_price_move, name="open"),
+    "high_move": partial(_price_move, name="high"),
+    "low_move": partial(_price_move, name="low"),
+    "close_move": partial(_price_move, name="close"),
+    "volume_move": _volume_move,
+}
+_GROUPS = {"calendar": _CALENDAR, "candle": _CANDLE, "candle_moves": _CANDLE_MOVES}
+_PLAIN: dict[str, Feature] = {"log_return": _log_return} | _CALENDAR | _CANDLE | _CANDLE_MOVES
 _WINDOWED: dict[str, Callable[..., FloatArray]] = {
     "volatility": _volatility,
     "range": _range,
@@ -141,7 +163,7 @@ def find_features(names: Iterable[str]) -> dict[str, Feature]:
     """
     features: dict[str, Feature] = {}
     for name in names:
-        features |= _CALENDAR if name == "calendar" else {name: _find(name)}
+        features |= _GROUPS[name] if name in _GROUPS else {name: _find(name)}
     return features
 
 
@@ -159,6 +181,6 @@ def _find(name: str) -> Feature:
             raise ConfigError(f"panel.features: {name} needs a window of two bars or more, such as {stem}_24")
         return partial(_WINDOWED[stem], window=int(digits))
     window = next(iter(re.findall("[1-9][0-9]*", name)), "24")
-    known = [*_PLAIN, "calendar", *(f"{stem}_{window}" for stem in _WINDOWED)]
+    known = [*_PLAIN, *_GROUPS, *(f"{stem}_{window}" for stem in _WINDOWED)]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise ConfigError(f"panel.features: unknown feature {name!r}; the nearest is {nearest}")

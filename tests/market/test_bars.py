@@ -121,6 +121,17 @@ def test_resampling_makes_exactly_the_whole_hours(missing: set[int], first_minut
         validate_bars(longer, HOUR, "resampled")
 
 
+@given(missing=st.sets(st.integers(0, 119), max_size=20), limit=st.integers(0, 4))
+def test_resampling_may_bridge_short_holes(missing: set[int], limit: int) -> None:
+    bars = walk(120, MINUTE, first=1_599_998_400_000).drop(index=list(missing))
+    longer = resample(bars, MINUTE, HOUR, limit)
+    minutes = bars["timestamp"].to_numpy() // 60_000
+    for hour in (1_599_998_400_000 // 3_600_000, 1_599_998_400_000 // 3_600_000 + 1):
+        there = minutes[minutes // 60 == hour]
+        holes = np.diff(there, prepend=hour * 60 - 1, append=hour * 60 + 60) - 1
+        assert (hour * 3_600_000 in set(longer["timestamp"])) == (len(there) > 0 and holes.max() <= limit)
+
+
 def test_resampling_in_two_steps_is_resampling_in_one() -> None:
     bars = walk(1_000, MINUTE).assign(turnover=3.0)
     twice = resample(resample(bars, MINUTE, FIVE), FIVE, HOUR)

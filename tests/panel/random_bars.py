@@ -19,11 +19,8 @@ EVERY_FEATURE = (
     "rsi_14",
     "rsi_mean_6",
     "calendar",
-    "log_open",
-    "log_high",
-    "log_low",
-    "log_close",
-    "log1p_volume",
+    "candle",
+    "candle_moves",
 )
 
 

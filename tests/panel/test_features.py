@@ -119,6 +119,16 @@ def test_calendar() -> None:
     np.testing.assert_allclose(compute("weekday_cos", bars), [1, np.cos(2 * np.pi / 28), 0], atol=1e-12)
 
 
+def test_the_moves_of_a_candle_are_what_the_one_before_does_not_tell() -> None:
+    bars = random_bars([0, 1, 2, 30])
+    log_prices, log_volume = np.log(bars[["open", "high", "low", "close"]]), np.log1p(bars["volume"])
+    for name in ("open", "high", "low", "close"):
+        expected = [np.nan, *(log_prices[name][1:3].to_numpy() - log_prices["close"][:2].to_numpy()), np.nan]
+        np.testing.assert_array_equal(compute(f"{name}_move", bars), expected)
+    np.testing.assert_array_equal(compute("close_move", bars), compute("log_return", bars))
+    np.testing.assert_array_equal(compute("volume_move", bars), [np.nan, *log_volume.diff()[1:3], np.nan])
+
+
 def test_names_expand_in_their_order() -> None:
     assert expand_features(["rsi_14", "calendar", "hour_sin"]) == (
         "rsi_14",
