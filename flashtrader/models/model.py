@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from flashtrader.config import Experiment
+from flashtrader.errors import ConfigError
 from flashtrader.models.cache import KeyValueCache
-from flashtrader.models.grid import GridShape, GridTransformer
+from flashtrader.models.decoder import Decoder, GridShape
+from flashtrader.models.grid import GridTransformer
 from flashtrader.panel.loading import PanelShape
 from flashtrader.panel.scaling import Scaler
 
@@ -48,7 +50,7 @@ class GridModel(nn.Module, ABC):
     """
 
     standardiser: Standardiser
-    decoder: GridTransformer
+    decoder: Decoder
     numbers_per_target = 1
     """P: what the model answers of each target."""
 
@@ -69,20 +71,29 @@ class GridModel(nn.Module, ABC):
         return outputs_BTKP[..., 0] * self.standardiser.target_std
 
 
-def build_decoder(experiment: Experiment, entities: int) -> GridTransformer:
-    """Return the experiment's decoder over a grid of so many entities."""
+def build_decoder(experiment: Experiment, entities: int) -> Decoder:
+    """Return the experiment's decoder over a grid of so many entities.
+
+    Raises ConfigError when the backbone's library is missing, BackendError when its attention can't run here.
+    """
     model = experiment.model
-    return GridTransformer(
-        GridShape(
-            entities=entities,
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
-            context_bars=experiment.context_bars,
-            dropout=model.dropout,
-            backend=model.attention,
-        )
+    shape = GridShape(
+        entities=entities,
+        width=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        context_bars=experiment.context_bars,
+        dropout=model.dropout,
+        backend=model.attention,
+        mixing=model.mixing,
     )
+    if model.backbone == "grid":
+        return GridTransformer(shape)
+    try:
+        from flashtrader.models.hf import HfDecoder
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"model.backbone: hf needs {error.name}: pip install 'flashtrader[hf]'") from None
+    return HfDecoder(shape, experiment)
 
 
 def zero_head(width: int, outputs: int) -> nn.Linear:

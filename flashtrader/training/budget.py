@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashtrader.attention import Choice, choose
+from flashtrader.attention import Choice
 from flashtrader.attention.cost import AttentionShape, attention_cost
 from flashtrader.config import Experiment
 from flashtrader.models.blocks import hidden_width
@@ -70,7 +70,7 @@ def choose_attention(experiment: Experiment, model: GridModel) -> Choice:
     shape, device = model.decoder.shape, device_of(model)
     size = (1, experiment.training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
     q_BNHD = torch.empty(size, dtype=compute_dtype(experiment.training, device), device=device)
-    return choose(q_BNHD, q_BNHD, model.decoder.pattern, shape.backend)
+    return model.decoder.choose_attention(q_BNHD)
 
 
 def step_peak_bytes(experiment: Experiment, model: GridModel) -> int:
