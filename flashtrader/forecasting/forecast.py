@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flashtrader.errors import DataError
 from flashtrader.files import replacing
@@ -15,8 +16,8 @@ from flashtrader.market.spans import iso_time
 from flashtrader.models.families import load_model
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of, pick_device
-from flashtrader.models.stream import forecast_rows
-from flashtrader.panel.loading import load_panel
+from flashtrader.models.stream import forecasts_of, output_rows
+from flashtrader.panel.loading import LoadedPanel, load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, split_at
 from flashtrader.run import Run
@@ -43,8 +44,25 @@ class Forecasts:
         return score_forecasts(self.forecasts, self.outcomes, self.horizon_bars)
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a run's best model answered at stored bars."""
+
+    run: Run
+    loaded: LoadedPanel
+    model: GridModel
+    rows: Rows
+    outputs_RKP: NDArray[np.float32]
+    """At the close of each row; NaN where there is no forecast."""
+
+
 def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
-    """Forecast stored bars with a run's best model and its scaler.
+    """Forecast stored bars with a run's best model and its scaler, as `answer_run` reads them."""
+    return tabulate(answer_run(run, data_dir, part))
+
+
+def answer_run(run: Run, data_dir: Path, part: Part = "test") -> Answers:
+    """Let a run's best model read stored bars.
 
     part: `test` is every bar from the run's test boundary on, bars fetched since included; `all` is every bar that
     has enough before it, training bars included; `latest` is the newest closed bar.
@@ -52,24 +70,29 @@ def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
     """
     experiment = run.experiment
     loaded = load_panel(experiment, data_dir)
-    panel = loaded.panel
     model = load_best(run)
-    rows = _rows(run, panel, part)
+    rows = _rows(run, loaded.panel, part)
     with autocast(experiment.training, device_of(model)):
-        values = forecast_rows(model, panel, rows, experiment.warmup_bars)
-    if not np.isfinite(values).any():
+        outputs_RKP = output_rows(model, loaded.panel, rows, experiment.warmup_bars)
+    if not np.isfinite(outputs_RKP).any():
         raise DataError(
             f"{run.path}: none of the {rows.stop - rows.start} bars asked for has the {experiment.warmup_bars} bars "
             f"before it that a forecast needs; fetch more history into {data_dir}"
         )
-    forecasts = _table(panel, rows, values)
+    return Answers(run, loaded, model, rows, outputs_RKP)
+
+
+def tabulate(answers: Answers) -> Forecasts:
+    """Return the symbols' forecasts in a model's answers, and what came of them."""
+    experiment, panel, rows = answers.run.experiment, answers.loaded.panel, answers.rows
+    forecasts = _table(panel, rows, forecasts_of(answers.model, answers.outputs_RKP))
     first_ms, last_ms = panel.timestamps[[rows.start, rows.stop - 1]].tolist()
     forecasts.attrs = {
         "interval": experiment.data.interval,
-        "bars": digests_between(loaded.tables, first_ms, last_ms),
+        "bars": digests_between(answers.loaded.tables, first_ms, last_ms),
     }
     return Forecasts(
-        run=run,
+        run=answers.run,
         horizon_bars=experiment.panel.target.horizon_bars,
         forecasts=forecasts,
         outcomes=_table(panel, rows, panel.targets[rows.start : rows.stop]),
@@ -111,7 +134,7 @@ def _rows(run: Run, panel: Panel, part: Part) -> Rows:
             return split.test
 
 
-def _table(panel: Panel, rows: Rows, values_TK: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pd.DataFrame:
+def _table(panel: Panel, rows: Rows, values_TK: NDArray[np.float32]) -> pd.DataFrame:
     times = pd.to_datetime(panel.timestamps[rows.start : rows.stop], unit="ms", utc=True).rename("time")
     values_TS = values_TK[:, panel.symbol_targets].astype(np.float64)
     return pd.DataFrame(values_TS, index=times, columns=list(panel.symbols))
