@@ -118,7 +118,8 @@ def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:
             forecasts.to_parquet(temporary)
 
 
-def _rows(run: Run, panel: Panel, part: Part) -> Rows:
+def part_rows(run: Run, panel: Panel, part: Part) -> Rows:
+    """Return the rows of a part, as in `forecast_run`. Raises DataError when no bar is left for the test part."""
     match part:
         case "all":
             return Rows(0, len(panel.timestamps))

@@ -39,6 +39,8 @@ class Panel:
     """The target that is each symbol's forecast in a table."""
     run_starts: NDArray[np.int64]
     """(R,) rows at which a run begins: the first row, and those after an outage of every asset."""
+    entity_names: tuple[str, ...] = ()
+    """Of the E entities, where they are not the symbols."""
 
     @property
     def known_ms(self) -> NDArray[np.int64]:
@@ -54,6 +56,16 @@ class Panel:
     def run_lengths(self) -> NDArray[np.int64]:
         """Rows (R,) in each run."""
         return stretch_lengths(self.run_starts, len(self.timestamps))
+
+    def rows_into_run(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return how many rows of its run lie before each of the rows [start, stop)."""
+        rows = np.arange(start, stop)
+        return rows - self.run_starts[np.searchsorted(self.run_starts, rows, side="right") - 1]
+
+    def forecast_due(self, start: int, stop: int, warmup_bars: int) -> NDArray[np.bool_]:
+        """Return whether a model that warms up in each run forecasts each target at each of the rows (rows, K)."""
+        warm_T1 = self.rows_into_run(start, stop)[:, None] >= warmup_bars
+        return self.forecastable[start:stop] & warm_T1
 
     @property
     def nbytes(self) -> int:

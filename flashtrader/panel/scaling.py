@@ -33,7 +33,7 @@ def fit_scaler(panel: Panel, rows: Rows) -> Scaler:
     part = slice(rows.start, rows.stop)
     mask, targets = panel.mask[part], panel.targets[part]
     known_targets = np.isfinite(targets)
-    _require(mask, panel.symbols, "bar with every feature", panel, rows)
+    _require(mask, panel.entity_names or panel.symbols, "bar with every feature", panel, rows)
     _require(known_targets, panel.target_names, "known target", panel, rows)
     feature_mean, feature_std = _mean_and_std(panel.values[part], mask[..., None])
     _, target_std = _mean_and_std(targets, known_targets)
