@@ -71,7 +71,7 @@ def answer_run(run: Run, data_dir: Path, part: Part = "test") -> Answers:
     experiment = run.experiment
     loaded = load_panel(experiment, data_dir)
     model = load_best(run)
-    rows = _rows(run, loaded.panel, part)
+    rows = part_rows(run, loaded.panel, part)
     with autocast(experiment.training, device_of(model)):
         outputs_RKP = output_rows(model, loaded.panel, rows, experiment.warmup_bars)
     if not np.isfinite(outputs_RKP).any():
