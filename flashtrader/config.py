@@ -116,7 +116,7 @@ class LogReturnTarget(Section):
 
 
 class FillReturnTarget(Section):
-    """Simple return of every market from this bar's fill to the next's: for weights learned directly."""
+    """Simple return of every market from one decision's fill to the next's: for weights learned directly."""
 
     kind: Literal["fill_return"]
     """This target's name."""
@@ -359,6 +359,11 @@ class BacktestConfig(Section):
     """Rate that longs pay to shorts every eight hours; null charges none, and the report says so."""
     calendar: CalendarName = "24/7"
     """Trading time that annualises results."""
+
+    @property
+    def cost_rate(self) -> float:
+        """Cost of a trade, as a fraction of its value."""
+        return (self.fee_bps + self.slippage_bps) / 1e4
 
 
 _LEARNED: dict[str, dict[str, tuple[str, ...]]] = {

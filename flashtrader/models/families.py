@@ -1,18 +1,24 @@
 """The table of families, and a model of an experiment: untrained, or from its file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from flashtrader.config import Experiment
 from flashtrader.errors import TrainingError
+from flashtrader.models.candles import CandleModel
 from flashtrader.models.model import GridModel, unit_scaler
+from flashtrader.models.portfolio import portfolio_model
 from flashtrader.models.returns import ReturnsModel
 from flashtrader.models.weights import load_tensors
 from flashtrader.panel.loading import panel_shape
 from flashtrader.panel.scaling import Scaler
 
-FAMILIES: dict[str, type[ReturnsModel]] = {"returns": ReturnsModel}
+FAMILIES: dict[str, Callable[[Experiment, Scaler], GridModel]] = {
+    "returns": ReturnsModel,
+    "portfolio": portfolio_model,
+}
 
 
 def build_model(experiment: Experiment, scaler: Scaler) -> GridModel:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flashtrader.config import Experiment
+from flashtrader.interval import Interval
+from flashtrader.training.sharpe import negative_sharpe, net_returns, sharpe_ratio
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,6 +60,8 @@ def build_objective(experiment: Experiment, targets_TK: NDArray[np.float32] | No
             return partial(cross_entropy, class_weights=torch.from_numpy(class_weights))
         case "mse":
             return mse
+        case "sharpe":
+            return partial(negative_sharpe, cost_rate=experiment.backtest.cost_rate)
         case _:
             return huber
 
@@ -75,7 +79,21 @@ def build_skill(experiment: Experiment) -> Skill:
     """Return the skill that an experiment's evaluations report."""
     if experiment.training.loss == "cross_entropy":
         return Skill("macro_f1", macro_f1)
+    if experiment.training.loss == "sharpe":
+        bars_per_year = Interval(experiment.data.interval).bars_per_year(experiment.backtest.calendar)
+        return Skill(
+            "sharpe", partial(net_sharpe, cost_rate=experiment.backtest.cost_rate, bars_per_year=bars_per_year)
+        )
     return Skill("ic", lambda outputs_RKP, targets_RK: mean_information_coefficient(outputs_RKP[..., 0], targets_RK))
+
+
+def net_sharpe(
+    outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating], cost_rate: float, bars_per_year: float
+) -> float:
+    """Return the annualised Sharpe ratio, net of costs, of weights held over the rows; NaN without a row."""
+    known_RK = np.where(np.isfinite(outputs_RKP[..., 0]), targets_RK, np.nan)
+    earned = net_returns(*(torch.from_numpy(array)[None] for array in (outputs_RKP[..., 0], known_RK)), cost_rate)
+    return float(sharpe_ratio(earned.net_BT[earned.labelled_BT])) * math.sqrt(bars_per_year)
 
 
 def macro_f1(outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating]) -> float:
