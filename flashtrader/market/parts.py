@@ -1,6 +1,6 @@
 """Parquet parts in one directory: written whole or not at all, by one writer at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,9 +39,25 @@ def write_part(path: Path, table: pd.DataFrame) -> None:
         pq.write_table(columns.replace_schema_metadata(), temporary, **options)
 
 
-def read_part(path: Path, advice: str) -> pd.DataFrame:
-    """Return what a part holds. Raises DataError, which ends in `advice`, when it is damaged."""
+def read_part(path: Path, advice: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return what a part holds, or some columns of it. Raises DataError, which ends in `advice`, when it is damaged."""
+    with _readable(path, advice):
+        table: pd.DataFrame = pq.ParquetFile(path).read(columns).to_pandas()
+        return table
+
+
+def first_and_last(path: Path, column: str, advice: str) -> tuple[int, int]:
+    """Return the least and greatest value of a part's column of whole numbers, without reading it; as `read_part`."""
+    with _readable(path, advice):
+        metadata = pq.read_metadata(path)
+        place = metadata.schema.names.index(column)
+        groups = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
+        return min(group.min for group in groups), max(group.max for group in groups)
+
+
+@contextmanager
+def _readable(path: Path, advice: str) -> Iterator[None]:
     try:
-        return pq.ParquetFile(path).read().to_pandas()
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); {advice}") from None

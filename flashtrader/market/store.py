@@ -41,8 +41,7 @@ class Series:
     interval: Interval
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w^&=][\w^&=+:.-]*", self.symbol):
-            raise ConfigError(f"symbol {self.symbol!r} can't name a directory: use letters, digits and ^ & = + : . - _")
+        check_symbol(self.symbol)
 
     def __str__(self) -> str:
         return f"{self.symbol} {self.interval.code} from {self.source}"
@@ -177,11 +176,22 @@ def stored_source(data: DataConfig) -> str:
     return "simulated-noise" if data.source == "simulated" and data.noise_only else data.source
 
 
+def check_symbol(symbol: str) -> None:
+    """Raise ConfigError for a symbol that can't name a directory."""
+    if not re.fullmatch(r"[\w^&=][\w^&=+:.-]*", symbol):
+        raise ConfigError(f"symbol {symbol!r} can't name a directory: use letters, digits and ^ & = + : . - _")
+
+
+def time_asked(data: DataConfig) -> tuple[int | None, int | None]:
+    """Return `start` and `end` of a config in ms."""
+    start_ms, end_ms = (None if time is None else _milliseconds(time) for time in (data.start, data.end))
+    return start_ms, end_ms
+
+
 def load_bars(data: DataConfig, data_dir: Path) -> dict[str, Bars]:
     """Return the stored bars of every symbol of a config, in [`start`, `end`). Raises DataError where there is none."""
     store, source, interval = Store(data_dir), stored_source(data), Interval.parse(data.interval)
-    start_ms, end_ms = (None if time is None else _milliseconds(time) for time in (data.start, data.end))
-    return {symbol: store.read(Series(source, symbol, interval), start_ms, end_ms) for symbol in data.symbols}
+    return {symbol: store.read(Series(source, symbol, interval), *time_asked(data)) for symbol in data.symbols}
 
 
 def _milliseconds(time: datetime) -> int:
