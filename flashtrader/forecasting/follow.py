@@ -12,7 +12,7 @@ from flashtrader.market.bars import Bars
 from flashtrader.market.store import load_bars
 from flashtrader.models.precision import autocast, device_of
 from flashtrader.models.stream import Stream, check_finite, chunk_length, forecasts_of
-from flashtrader.panel.panel import build_panel
+from flashtrader.panel.loading import panel_of
 from flashtrader.run import Run
 
 # Exchanges publish a closed bar a moment after it closes; a store that others fill is looked at this often.
@@ -47,7 +47,7 @@ class Follower:
         Index `time` (the decision bar's opening time, UTC), a column per symbol, log return over the horizon; NaN for a
         market without the bar, and while a run warms up.
         """
-        panel = build_panel(self._complete(), self._interval, self._experiment.panel)
+        panel = panel_of(self._experiment, self._complete())
         num_rows = len(panel.timestamps)
         at_first = self._read_until_ms is None
         if self._read_until_ms is None:

@@ -17,6 +17,7 @@ from flashtrader.panel.scaling import Scaler
 
 FAMILIES: dict[str, Callable[[Experiment, Scaler], GridModel]] = {
     "returns": ReturnsModel,
+    "candles": CandleModel,
     "portfolio": portfolio_model,
 }
 

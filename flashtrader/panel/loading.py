@@ -1,18 +1,21 @@
 """From the store to a panel, for every kind of experiment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
-from flashtrader.market.bars import fingerprint
+from flashtrader.market.bars import Bars, fingerprint
 from flashtrader.market.store import load_bars
+from flashtrader.panel.candles import NUM_COLUMNS, SHAPE, build_candle_panel, candle_features
 from flashtrader.panel.features import expand_features
 from flashtrader.panel.panel import Panel, build_panel
+from flashtrader.panel.targets import fill_returns
 
 
 class PanelShape(NamedTuple):
@@ -37,11 +40,34 @@ class LoadedPanel:
 def load_panel(experiment: Experiment, data_dir: Path) -> LoadedPanel:
     """Return the experiment's panel from the store. Raises DataError when something is missing there."""
     bars = load_bars(experiment.data, data_dir)
-    panel = build_panel(bars, Interval(experiment.data.interval), experiment.panel)
+    panel = panel_of(experiment, bars)
     return LoadedPanel(panel, bars, {symbol: fingerprint(table) for symbol, table in bars.items()})
+
+
+def panel_of(experiment: Experiment, bars: Mapping[str, Bars]) -> Panel:
+    """Return the panel of these bars for the experiment's target. Raises as `build_panel` and `build_candle_panel`."""
+    interval = Interval(experiment.data.interval)
+    if experiment.panel.target.kind == "next_candle":
+        return build_candle_panel(bars, interval, experiment.panel, with_shape=_learns_shape(experiment))
+    panel = build_panel(bars, interval, experiment.panel)
+    if experiment.panel.target.kind == "fill_return":
+        fill, max_gap_bars = experiment.backtest.fill, experiment.panel.max_gap_bars
+        columns = [fill_returns(table, panel.timestamps, interval, fill, max_gap_bars) for table in bars.values()]
+        return replace(panel, targets=np.stack(columns, axis=1).astype(np.float32))
+    return panel
 
 
 def panel_shape(experiment: Experiment) -> PanelShape:
     """Return the shape of the experiment's panel before any data are known."""
+    if experiment.panel.target.kind == "next_candle":
+        return PanelShape(
+            entities=1 + len(experiment.panel.multiscale),
+            features=len(candle_features(experiment.panel)),
+            targets=NUM_COLUMNS + len(SHAPE) * _learns_shape(experiment),
+        )
     assets = len(experiment.data.symbols)
     return PanelShape(entities=assets, features=len(expand_features(experiment.panel.features)), targets=assets)
+
+
+def _learns_shape(experiment: Experiment) -> bool:
+    return experiment.model.distribution == "student_t"

@@ -82,7 +82,7 @@ def build_panel(bars: Mapping[str, Bars], interval: Interval, config: PanelConfi
     the assets have no period in common, or when a feature of an asset is nowhere known.
     """
     features = find_features(config.features)
-    clock = _clock(bars)
+    clock = union_clock(bars)
     values = np.zeros((len(clock), len(bars), len(features)), np.float32)
     mask = np.zeros((len(clock), len(bars)), np.bool_)
     targets = np.empty((len(clock), len(bars)), np.float32)
@@ -95,11 +95,11 @@ def build_panel(bars: Mapping[str, Bars], interval: Interval, config: PanelConfi
             column = feature(history)
             finite = np.isfinite(column)
             if not finite.any():
-                raise DataError(_nowhere_known(symbol, name, history))
+                raise DataError(nowhere_known(symbol, name, history))
             values[rows, asset, position] = column
             known &= finite
         if not known.any():
-            raise DataError(_nowhere_known(symbol, "panel.features: all of them together", history))
+            raise DataError(nowhere_known(symbol, "panel.features: all of them together", history))
         values[rows[~known], asset] = 0.0
         mask[rows, asset] = known
         targets[:, asset] = horizon_log_returns(table, clock, interval, config.target.horizon_bars, config.max_gap_bars)
@@ -118,7 +118,7 @@ def build_panel(bars: Mapping[str, Bars], interval: Interval, config: PanelConfi
     )
 
 
-def _clock(bars: Mapping[str, Bars]) -> NDArray[np.int64]:
+def union_clock(bars: Mapping[str, Bars]) -> NDArray[np.int64]:
     """Return the union of the assets' opening times. Raises DataError unless all of them overlap."""
     empty = [symbol for symbol, table in bars.items() if table.empty]
     if empty:
@@ -140,7 +140,8 @@ def _clock(bars: Mapping[str, Bars]) -> NDArray[np.int64]:
     return clock
 
 
-def _nowhere_known(symbol: str, what: str, history: History) -> str:
+def nowhere_known(symbol: str, what: str, history: History) -> str:
+    """Return the message about a feature that has no value at any bar, and what to do."""
     if what.startswith("volume_ratio") and not history.column("volume").any():
         return f"{symbol}: {what} is nowhere known, for the bars have no volume; take it out of panel.features"
     longest = stretch_lengths(history.starts, len(history.bars)).max()

@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
+from flashtrader.models.candles import next_shape
+from flashtrader.panel.candles import CLOSE, NUM_COLUMNS, VOLUME
 from flashtrader.training.sharpe import negative_sharpe, net_returns, sharpe_ratio
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+"""Of two tensors, one of torch.nn.functional's."""
 
 
 def huber(outputs_BTKP: Tensor, targets_BTK: Tensor) -> Tensor:
@@ -30,6 +34,26 @@ def mse(outputs_BTKP: Tensor, targets_BTK: Tensor) -> Tensor:
     """Return the mean squared error of the first number."""
     known = ~targets_BTK.isnan()
     return nn.functional.mse_loss(outputs_BTKP[..., 0][known], targets_BTK[known])
+
+
+def next_candle(outputs_BTKP: Tensor, targets_BTK: Tensor, loss: Loss, volume_weight: float) -> Tensor:
+    """Return the mean loss of the candle's changes, in which a price weighs 1 and volume `volume_weight`.
+
+    Where a distribution is learned, the mean negative log-likelihood of the next candle's shape comes on top.
+    """
+    changes_BTC = targets_BTK[..., :NUM_COLUMNS]
+    known_BTC = ~changes_BTC.isnan()
+    weights_C = torch.ones(NUM_COLUMNS, device=outputs_BTKP.device)
+    weights_C[VOLUME] = volume_weight
+    weights = weights_C.expand_as(changes_BTC)[known_BTC]
+    losses = loss(outputs_BTKP[..., :NUM_COLUMNS, 0][known_BTC], changes_BTC[known_BTC], reduction="none")
+    point = (weights * losses).sum() / weights.sum()
+    if targets_BTK.shape[-1] == NUM_COLUMNS:
+        return point
+    shape_BTC = targets_BTK[..., NUM_COLUMNS:]
+    known_BTC = ~shape_BTC.isnan()
+    distribution = next_shape(outputs_BTKP[..., NUM_COLUMNS:, :][known_BTC])
+    return point - distribution.log_prob(shape_BTC[known_BTC]).mean()  # type: ignore[no-any-return, no-untyped-call]
 
 
 def cross_entropy(outputs_BTKP: Tensor, targets_BTK: Tensor, class_weights: Tensor) -> Tensor:
@@ -54,6 +78,9 @@ def build_objective(experiment: Experiment, targets_TK: NDArray[np.float32] | No
 
     targets_TK: the training rows' own, for an objective that weighs by how often they come; None before they are known.
     """
+    if experiment.panel.target.kind == "next_candle":
+        loss = nn.functional.mse_loss if experiment.training.loss == "mse" else nn.functional.huber_loss
+        return partial(next_candle, loss=loss, volume_weight=experiment.training.volume_weight)
     match experiment.training.loss:
         case "cross_entropy":
             class_weights = np.ones(3, np.float32) if targets_TK is None else balanced_class_weights(targets_TK)
@@ -84,6 +111,8 @@ def build_skill(experiment: Experiment) -> Skill:
         return Skill(
             "sharpe", partial(net_sharpe, cost_rate=experiment.backtest.cost_rate, bars_per_year=bars_per_year)
         )
+    if experiment.panel.target.kind == "next_candle":
+        return Skill("ic", close_correlation)
     return Skill("ic", lambda outputs_RKP, targets_RK: mean_information_coefficient(outputs_RKP[..., 0], targets_RK))
 
 
@@ -94,6 +123,11 @@ def net_sharpe(
     known_RK = np.where(np.isfinite(outputs_RKP[..., 0]), targets_RK, np.nan)
     earned = net_returns(*(torch.from_numpy(array)[None] for array in (outputs_RKP[..., 0], known_RK)), cost_rate)
     return float(sharpe_ratio(earned.net_BT[earned.labelled_BT])) * math.sqrt(bars_per_year)
+
+
+def close_correlation(outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating]) -> float:
+    """Return the information coefficient of the next candle's close, of its logarithm's change."""
+    return mean_information_coefficient(outputs_RKP[:, CLOSE : CLOSE + 1, 0], targets_RK[:, CLOSE : CLOSE + 1])
 
 
 def macro_f1(outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating]) -> float:
