@@ -19,6 +19,13 @@ def percent(fraction: float, digits: int = 1, *, signed: bool = False) -> str:
     return text if text == UNKNOWN else f"{text}%"
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """Return 0.0123456 as 0.0123: whole above so many digits, in powers of ten where it is tiny."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    return _typeset(f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip("."))
+
+
 def plain(value: float) -> str:
     """Return the shortest text of a number on an axis: 0.5, 1,000, 12."""
     return _typeset(f"{value:,.6g}")

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from flashtrader.backtest.metrics import Metrics
-from flashtrader.report.formats import fixed, money, percent, plain
+from flashtrader.report.formats import fixed, money, percent, plain, significant
 from flashtrader.report.metric_names import METRIC_NAMES
 
 
@@ -22,6 +22,13 @@ from flashtrader.report.metric_names import METRIC_NAMES
         (percent(0.1234, signed=True), "+12.3%"),
         (percent(-0.1234, 0, signed=True), "\N{MINUS SIGN}12%"),
         (percent(math.nan), "n/a"),
+        (significant(0.0123456), "0.0123"),
+        (significant(-0.5), "\N{MINUS SIGN}0.500"),
+        (significant(123.456), "123"),
+        (significant(12345.6), "12,346"),
+        (significant(0.0), "0.00"),
+        (significant(0.0000123456), "1.23e\N{MINUS SIGN}05"),
+        (significant(math.nan), "n/a"),
         (plain(0.30000000000000004), "0.3"),
         (plain(-1500.0), "\N{MINUS SIGN}1,500"),
         (money(0.0), "0"),
