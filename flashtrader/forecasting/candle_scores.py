@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from flashtrader.forecasting.scores import long_run_error
 from flashtrader.market.bars import PRICES
+from flashtrader.panel.candles import CLOSE, VOLUME, log_candles
 
 Floats = NDArray[np.float64]
 Space = Literal["z", "price", "return"]
 
-CANDLE = (*PRICES, "volume")
+FEATURES = (*PRICES, "volume")
 SPACES: tuple[Space, ...] = get_args(Space)
-LEVELS = (0.5, 0.8, 0.95)
-_CLOSE, _VOLUME = CANDLE.index("close"), CANDLE.index("volume")
+BAND_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of a rollout's paths: the outer and the inner two bound 90 % and 50 % of them."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,47 @@ class FeatureScore:
 class CandleScaler:
     """Mean and standard deviation (C,) of log prices and of log(1 + volume) over the training bars."""
 
-    mean: Floats
-    std: Floats
-
-    @classmethod
-    def fit(cls, training_TC: Floats) -> "CandleScaler":
-        """Return the scaler of these candles; a constant feature is left at a deviation of 1."""
-        logs_TC = log_candles(training_TC)
-        std = logs_TC.std(axis=0)
-        return cls(logs_TC.mean(axis=0), np.where(std > 0, std, 1.0))
+    mean_C: Floats
+    std_C: Floats
 
     def z(self, candles_TC: Floats) -> Floats:
         """Return candles (T, C) in deviations from the training mean."""
-        return (log_candles(candles_TC) - self.mean) / self.std
+        return (log_candles(candles_TC) - self.mean_C) / self.std_C
 
 
-def log_candles(candles_TC: Floats) -> Floats:
-    """Return log prices and log(1 + volume)."""
-    return np.column_stack([np.log(candles_TC[:, :_VOLUME]), np.log1p(candles_TC[:, _VOLUME:])])
+@dataclass(frozen=True)
+class Calibration:
+    """Forecast distributions of one feature of the next candle, on the log scale."""
+
+    feature: str
+    bars: int
+    coverage_50: float
+    """Share of bars inside the central 50 % interval of their forecast."""
+    coverage_80: float
+    coverage_95: float
+    crps: float
+    """Mean continuous ranked probability score: an absolute error that a whole distribution can have."""
+    training_crps: float
+    """Of the reference, which forecasts the moves of all training bars at every bar."""
+    crps_skill: float
+    """1 − CRPS / CRPS of the reference."""
+    crps_skill_error: float
+    """Its standard error, autocorrelation allowed for."""
+
+
+@dataclass(frozen=True)
+class BandScore:
+    """Quantile bands of one feature's rollouts: shares of their steps at which what came lay inside.
+
+    The standard errors take each rollout as one observation.
+    """
+
+    feature: str
+    rollouts: int
+    coverage_50: float
+    coverage_50_error: float
+    coverage_90: float
+    coverage_90_error: float
 
 
 def score_candles(this_TC: Floats, forecast_TC: Floats, next_TC: Floats, scaler: CandleScaler) -> list[FeatureScore]:
@@ -90,18 +114,23 @@ def score_candles(this_TC: Floats, forecast_TC: Floats, next_TC: Floats, scaler:
     """
     known_T = np.isfinite(this_TC).all(axis=1) & np.isfinite(forecast_TC).all(axis=1) & np.isfinite(next_TC).all(axis=1)
     this, forecast, came = this_TC[known_T], forecast_TC[known_T], next_TC[known_T]
-    logs = log_candles(this)
-    base_TC = logs[:, [_CLOSE] * _VOLUME + [_VOLUME]]
+    held_TC = held_logs(this)
     spaces: dict[Space, tuple[Floats, Floats, Floats]] = {
         "z": (scaler.z(forecast), scaler.z(came), scaler.z(this)),
         "price": (forecast, came, this),
-        "return": (log_candles(forecast) - base_TC, log_candles(came) - base_TC, np.zeros_like(base_TC)),
+        "return": (log_candles(forecast) - held_TC, log_candles(came) - held_TC, np.zeros_like(held_TC)),
     }
     return [
         _score(space, feature, ours_TC[:, column], came_TC[:, column], persistence_TC[:, column])
         for space, (ours_TC, came_TC, persistence_TC) in spaces.items()
-        for column, feature in enumerate(CANDLE)
+        for column, feature in enumerate(FEATURES)
     ]
+
+
+def held_logs(candles_TC: Floats) -> Floats:
+    """Return the logarithms of candles that stay at these candles' close, with their volume: no change."""
+    logs_TC = log_candles(candles_TC)
+    return logs_TC[:, [CLOSE] * VOLUME + [VOLUME]]
 
 
 def mean_errors(errors: list[Errors]) -> Errors:
@@ -154,15 +183,86 @@ def _score(space: Space, feature: str, ours_T: Floats, came_T: Floats, persisten
     )
 
 
-def central_coverage(pit_TC: Floats) -> Floats:
-    """Return (levels, C): the share of outcomes inside the central 50, 80 and 95 % intervals of their forecasts.
+def calibrate(pit_TC: Floats, crps_TC: Floats, reference_crps_TC: Floats) -> list[Calibration]:
+    """Return each feature's calibration from its bars' ranks and CRPS (T, C), and the reference's CRPS."""
+    return [
+        Calibration(
+            feature,
+            len(pit_TC),
+            central_coverage(pit_TC[:, column], 0.5),
+            central_coverage(pit_TC[:, column], 0.8),
+            central_coverage(pit_TC[:, column], 0.95),
+            float(crps_TC[:, column].mean()),
+            float(reference_crps_TC[:, column].mean()),
+            *skill(crps_TC[:, column], reference_crps_TC[:, column]),
+        )
+        for column, feature in enumerate(FEATURES)
+    ]
 
-    pit_TC: the forecast distribution's probability of at most what came (Dawid 1984), NaN where unknown. Of a
-    calibrated forecast they are uniform, and the shares are the levels.
+
+def ranks(draws_STC: Floats, came_TC: Floats, generator: np.random.Generator) -> Floats:
+    """Return (T, C): the forecast distribution's probability of at most what came, by the draws from it.
+
+    Uniform where the forecasts are calibrated: the rank is drawn from the share of draws between those below and those
+    above what came, ties included. Czado, Gneiting & Held (2009), section 2.
     """
-    known_TC = np.isfinite(pit_TC)
-    distance_TC = np.abs(np.where(known_TC, pit_TC, np.inf) - 0.5)
-    inside = np.stack([(distance_TC <= level / 2).sum(axis=0) for level in LEVELS])
-    shares = np.full(inside.shape, np.nan)
-    np.divide(inside, known_TC.sum(axis=0), out=shares, where=known_TC.any(axis=0))
-    return shares
+    below_TC, ties_TC = (draws_STC < came_TC).sum(axis=0), (draws_STC == came_TC).sum(axis=0)
+    ranks_TC: Floats = (below_TC + generator.random(came_TC.shape) * (ties_TC + 1)) / (len(draws_STC) + 1)
+    return ranks_TC
+
+
+def score_bands(bands_NQHC: Floats, came_NHC: Floats) -> list[BandScore]:
+    """Return how often what came lay within the bands of N rollouts over H steps; a step without a bar does not count.
+
+    bands_NQHC: quantiles at BAND_LEVELS of each rollout's paths.
+    """
+    known_NHC = np.isfinite(came_NHC)
+    scores = []
+    for column, feature in enumerate(FEATURES):
+        bands, came, known = bands_NQHC[..., column], came_NHC[..., column], known_NHC[..., column]
+        inside_50 = (bands[:, 1] <= came) & (came <= bands[:, -2]) & known
+        inside_90 = (bands[:, 0] <= came) & (came <= bands[:, -1]) & known
+        scores.append(
+            BandScore(
+                feature,
+                int(known.any(axis=1).sum()),
+                *_share_of_steps(inside_50, known),
+                *_share_of_steps(inside_90, known),
+            )
+        )
+    return scores
+
+
+def _share_of_steps(inside_NH: NDArray[np.bool_], known_NH: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the share of known steps inside, and its standard error: steps of one rollout go together, rollouts don't.
+
+    The error of a ratio of sums over clusters, here rollouts: Cochran (1977), Sampling Techniques, section 2.11.
+    """
+    inside_N, known_N = inside_NH.sum(axis=1), known_NH.sum(axis=1)
+    num_rollouts = int((known_N > 0).sum())
+    if not num_rollouts:
+        return math.nan, math.nan
+    share = float(inside_N.sum() / known_N.sum())
+    if num_rollouts == 1:
+        return share, math.nan
+    residual_N = inside_N - share * known_N
+    factor = num_rollouts / (num_rollouts - 1)
+    return share, math.sqrt(factor * float(residual_N @ residual_N)) / float(known_N.sum())
+
+
+def central_coverage(pit_T: Floats, level: float) -> float:
+    """Return the share of outcomes inside the central interval of their forecasts; NaN without one."""
+    return float((np.abs(pit_T - 0.5) <= level / 2).mean()) if len(pit_T) else math.nan
+
+
+def crps(draws_STC: Floats, came_TC: Floats) -> Floats:
+    """Return (T, C) the continuous ranked probability score, E|X − y| − E|X − X'| / 2, of at least two draws.
+
+    Gneiting & Raftery (2007), equation 21, with the estimate of E|X − X'| that does not depend on the number of draws:
+    Ferro (2014).
+    """
+    num_draws = len(draws_STC)
+    weights_S = 2 * np.arange(num_draws) - num_draws + 1
+    spread_TC = np.tensordot(weights_S, np.sort(draws_STC, axis=0), axes=1) / (num_draws * (num_draws - 1))
+    score_TC: Floats = np.abs(draws_STC - came_TC).mean(axis=0) - spread_TC
+    return score_TC

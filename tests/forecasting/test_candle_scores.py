@@ -7,22 +7,27 @@ import numpy as np
 import pytest
 
 from flashtrader.forecasting.candle_scores import (
-    CANDLE,
-    LEVELS,
+    BAND_LEVELS,
+    FEATURES,
     SPACES,
     CandleScaler,
-    central_coverage,
+    calibrate,
+    crps,
     errors_of,
     mean_errors,
+    ranks,
+    score_bands,
     score_candles,
     skill,
 )
+from flashtrader.panel.candles import log_candles
 from panels import random_bars
 
-BARS = random_bars(3_000)[list(CANDLE)].to_numpy(copy=True)
+BARS = random_bars(3_000)[list(FEATURES)].to_numpy(copy=True)
 BARS[:, 0] *= np.random.default_rng(0).uniform(0.9995, 1.0005, size=len(BARS))  # an open is not quite the last close
 THIS, NEXT = BARS[:-1], BARS[1:]
-SCALER = CandleScaler.fit(THIS[:1_500])
+LOGS = log_candles(THIS[:1_500])
+SCALER = CandleScaler(LOGS.mean(axis=0), LOGS.std(axis=0))
 
 
 def scores(forecast, scaler=SCALER):
@@ -49,7 +54,7 @@ def test_what_is_not_defined_is_not_a_number():
 
 def test_persistence_has_no_skill_and_the_truth_has_all():
     repeated, known = scores(THIS), scores(NEXT)
-    assert list(repeated) == [(space, feature) for space in SPACES for feature in CANDLE]
+    assert list(repeated) == [(space, feature) for space in SPACES for feature in FEATURES]
     for (space, feature), score in repeated.items():
         assert score.bars == len(THIS)
         if space != "return" or feature in ("close", "volume"):
@@ -77,17 +82,10 @@ def test_no_change_from_this_close_is_the_harder_reference_of_an_open():
 
 def test_skill_does_not_depend_on_the_scaler():
     noisy = NEXT * np.exp(np.random.default_rng(1).normal(scale=0.002, size=NEXT.shape))
-    other = CandleScaler(SCALER.mean + 3, SCALER.std * 7)
+    other = CandleScaler(SCALER.mean_C + 3, SCALER.std_C * 7)
     for key, score in scores(noisy).items():
         assert score.mse_skill == pytest.approx(scores(noisy, other)[key].mse_skill)
         assert score.mae_skill == pytest.approx(scores(noisy, other)[key].mae_skill)
-
-
-def test_the_scaler_gives_training_candles_no_mean_and_unit_deviation():
-    z = SCALER.z(THIS[:1_500])
-    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-9)
-    np.testing.assert_allclose(z.std(axis=0), 1)
-    np.testing.assert_array_equal(CandleScaler.fit(np.ones((5, 5))).std, 1)
 
 
 def test_a_row_with_anything_unknown_counts_nowhere():
@@ -117,13 +115,72 @@ def test_the_error_of_a_skill_is_how_much_it_scatters_where_losses_cluster():
     assert np.mean(errors) == pytest.approx(np.std(skills), rel=0.15)
 
 
-def test_uniform_ranks_cover_their_levels_and_overconfident_ones_less():
+def test_forecasts_of_the_true_distribution_are_calibrated_and_narrow_ones_are_not():
+    """A bar in its own chosen distribution: wide in one half of the time, narrow in the other."""
     generator = np.random.default_rng(4)
-    pit = generator.random((20_000, 3))
-    pit[:, 1] = np.where(generator.random(20_000) < 0.5, pit[:, 1] * 0.05, 1 - pit[:, 1] * 0.05)
-    pit[:, 2] = np.nan
-    pit[:500, 0] = np.nan
-    calibrated, overconfident, unknown = central_coverage(pit).T
-    np.testing.assert_allclose(calibrated, LEVELS, atol=0.012)
-    np.testing.assert_allclose(overconfident, [0, 0, 0.5], atol=0.02)
-    assert np.isnan(unknown).all()
+    scale = np.where(np.arange(8_000) % 2, 0.1, 2.0)[:, None] * np.ones(5)
+    came = generator.standard_t(4, scale.shape) * scale
+    draws = generator.standard_t(4, (60, *scale.shape)) * scale
+    unconditional = np.broadcast_to(np.quantile(came, (np.arange(60) + 0.5) / 60, axis=0)[:, None], draws.shape)
+    reference = crps(unconditional, came)
+
+    pit = ranks(draws, came, generator)
+    for made in calibrate(pit, crps(draws, came), reference):
+        assert (made.coverage_50, made.coverage_80, made.coverage_95) == pytest.approx((0.5, 0.8, 0.95), abs=0.02)
+        assert made.crps_skill > 10 * made.crps_skill_error
+    np.testing.assert_allclose(np.histogram(pit, 20, (0, 1))[0] / pit.size, 0.05, atol=0.004)
+
+    for made in calibrate(ranks(draws / 3, came, generator), crps(draws / 3, came), reference):
+        assert made.coverage_50 < 0.25
+        assert made.crps > crps(draws, came).mean()
+
+
+def test_ties_do_not_spoil_ranks():
+    """Half of all volumes are exactly 0, and forecast to be."""
+    generator = np.random.default_rng(5)
+    draws, came = (generator.exponential(size=(*size, 5)) for size in ((50, 4_000), (4_000,)))
+    draws[generator.random(draws.shape) < 0.5] = 0
+    came[generator.random(came.shape) < 0.5] = 0
+    pit = ranks(draws, came, generator)
+    np.testing.assert_allclose(np.histogram(pit, 10, (0, 1))[0] / pit.size, 0.1, atol=0.006)
+
+
+def test_crps_is_the_formulas_of_a_normal_and_does_not_depend_on_the_number_of_draws():
+    """Of a standard normal at its mean: (√2 − 1) / √π."""
+    generator = np.random.default_rng(6)
+    expected = (math.sqrt(2) - 1) / math.sqrt(math.pi)
+    for num_draws in (2, 5, 100):
+        score = crps(generator.normal(size=(num_draws, 40_000, 1)), np.zeros((40_000, 1)))
+        assert score.mean() == pytest.approx(expected, abs=0.012)
+
+
+def test_bands_count_the_known_steps_and_each_rollout_once():
+    bands = np.broadcast_to(np.array(BAND_LEVELS)[:, None, None], (4, 5, 6, 5))
+    came = np.full((4, 6, 5), 0.5)
+    came[1] = 0.1  # in the outer band alone
+    came[2] = 0.99  # in neither
+    came[3] = np.nan
+    came[0, 3:] = np.nan
+    scores = score_bands(bands, came)
+    assert [score.feature for score in scores] == list(FEATURES)
+    for score in scores:
+        assert score.rollouts == 3
+        assert score.coverage_50 == pytest.approx(3 / 15)
+        assert score.coverage_90 == pytest.approx(9 / 15)
+    one = score_bands(bands[:1], came[:1])[0]
+    assert (one.coverage_50, math.isnan(one.coverage_50_error)) == (1, True)
+    assert math.isnan(score_bands(bands[3:], came[3:])[0].coverage_90)
+
+
+def test_the_error_of_a_bands_coverage_is_how_much_it_scatters_from_one_set_of_rollouts_to_the_next():
+    generator = np.random.default_rng(7)
+    shares, errors = [], []
+    for _ in range(100):
+        came = np.cumsum(generator.normal(size=(30, 20, 1)), axis=1) * np.ones(5)
+        spread = np.sqrt(np.arange(1, 21))[None, :, None, None] * np.array([-1.645, -0.674, 0, 0.674, 1.645])
+        bands = np.broadcast_to(np.moveaxis(spread, -1, 1), (30, 5, 20, 1)) * np.ones(5)
+        score = score_bands(bands, came)[3]
+        shares.append(score.coverage_50)
+        errors.append(score.coverage_50_error)
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
+    assert np.mean(errors) == pytest.approx(np.std(shares), rel=0.2)
