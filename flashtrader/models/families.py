@@ -9,6 +9,7 @@ from flashtrader.config import Experiment
 from flashtrader.errors import TrainingError
 from flashtrader.models.candles import CandleModel
 from flashtrader.models.model import GridModel, unit_scaler
+from flashtrader.models.orderbook import OrderBookModel
 from flashtrader.models.portfolio import portfolio_model
 from flashtrader.models.returns import ReturnsModel
 from flashtrader.models.weights import load_tensors
@@ -19,6 +20,7 @@ FAMILIES: dict[str, Callable[[Experiment, Scaler], GridModel]] = {
     "returns": ReturnsModel,
     "candles": CandleModel,
     "portfolio": portfolio_model,
+    "orderbook": OrderBookModel,
 }
 
 

@@ -10,8 +10,11 @@ import pandas as pd
 
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
-from flashtrader.market.bars import Bars, fingerprint
+from flashtrader.market.bars import fingerprint
+from flashtrader.market.book_store import load_books
 from flashtrader.market.store import load_bars
+from flashtrader.panel.books import FEATURES as BOOK_FEATURES
+from flashtrader.panel.books import build_book_panel
 from flashtrader.panel.candles import NUM_COLUMNS, SHAPE, build_candle_panel, candle_features
 from flashtrader.panel.features import expand_features
 from flashtrader.panel.panel import Panel, build_panel
@@ -32,20 +35,26 @@ class LoadedPanel:
 
     panel: Panel
     tables: Mapping[str, pd.DataFrame]
-    """The stored bars of each symbol."""
+    """The stored bars, or snapshots, of each symbol."""
     fingerprints: Mapping[str, Mapping[str, Any]]
     """What identifies each table's content."""
 
 
 def load_panel(experiment: Experiment, data_dir: Path) -> LoadedPanel:
     """Return the experiment's panel from the store. Raises DataError when something is missing there."""
-    bars = load_bars(experiment.data, data_dir)
-    panel = panel_of(experiment, bars)
-    return LoadedPanel(panel, bars, {symbol: fingerprint(table) for symbol, table in bars.items()})
+    load = load_books if experiment.data.kind == "books" else load_bars
+    tables = load(experiment.data, data_dir)
+    panel = panel_of(experiment, tables)
+    return LoadedPanel(panel, tables, {symbol: fingerprint(table) for symbol, table in tables.items()})
 
 
-def panel_of(experiment: Experiment, bars: Mapping[str, Bars]) -> Panel:
-    """Return the panel of these bars for the experiment's target. Raises as `build_panel` and `build_candle_panel`."""
+def panel_of(experiment: Experiment, bars: Mapping[str, pd.DataFrame]) -> Panel:
+    """Return the panel of these bars, or snapshots, for the experiment's target.
+
+    Raises as `build_panel`, `build_candle_panel` and `build_book_panel`.
+    """
+    if experiment.panel.target.kind == "direction":
+        return build_book_panel(bars, experiment.panel)
     interval = Interval(experiment.data.interval)
     if experiment.panel.target.kind == "next_candle":
         return build_candle_panel(bars, interval, experiment.panel, with_shape=_learns_shape(experiment))
@@ -65,6 +74,8 @@ def panel_shape(experiment: Experiment) -> PanelShape:
             features=len(candle_features(experiment.panel)),
             targets=NUM_COLUMNS + len(SHAPE) * _learns_shape(experiment),
         )
+    if experiment.panel.target.kind == "direction":
+        return PanelShape(entities=2 * experiment.data.levels, features=len(BOOK_FEATURES), targets=1)
     assets = len(experiment.data.symbols)
     return PanelShape(entities=assets, features=len(expand_features(experiment.panel.features)), targets=assets)
 
