@@ -31,7 +31,8 @@ class Boundaries:
     validation_start_ms: int
     test_start_ms: int
     end_ms: int
-    """Close of the newest bar when the split was made; the test part of a panel that goes on goes on with it."""
+    """Close of the newest bar, or the moment after the newest snapshot, when the split was made; the test part of a
+    panel that goes on goes on with it."""
     horizon_bars: int
     embargo_bars: int
 
@@ -85,7 +86,7 @@ def split_by_time(panel: Panel, config: SplitConfig, horizon_bars: int) -> Split
     boundaries = Boundaries(
         validation_start_ms=int(panel.timestamps[validation_row]),
         test_start_ms=int(panel.timestamps[test_row]),
-        end_ms=int(panel.known_ms[-1]),
+        end_ms=int(panel.known_ms[-1]) + (panel.interval is None),
         horizon_bars=horizon_bars,
         embargo_bars=config.embargo_bars,
     )
