@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError
@@ -17,14 +18,35 @@ from flashtrader.panel.splits import Rows, Split, split_by_time
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """A panel, how time divides it, and the scaler of its training rows."""
+class LabelledPanel:
+    """A panel, what it was made of, how time divides it, and the scaler of its training rows."""
 
     panel: Panel
+    tables: Mapping[str, pd.DataFrame]
+    """The stored bars, or snapshots, of each symbol."""
+    fingerprints: Mapping[str, Mapping[str, Any]]
+    """What identifies each table's content."""
     split: Split
     scaler: Scaler
+
+
+@dataclass(frozen=True)
+class TrainingData(LabelledPanel):
+    """What a transformer trains on."""
+
     segments: Segments
-    fingerprints: Mapping[str, Mapping[str, Any]]
+
+
+def label(experiment: Experiment, data_dir: Path) -> LabelledPanel:
+    """Return the experiment's panel from the store, divided and measured.
+
+    Raises DataError when bars are missing, ConfigError when they are too few for the split.
+    """
+    loaded = load_panel(experiment, data_dir)
+    panel = loaded.panel
+    split = split_by_time(panel, experiment.split, experiment.panel.target.horizon_bars)
+    _require_scored(panel, split.validation, experiment.warmup_bars)
+    return LabelledPanel(panel, loaded.tables, loaded.fingerprints, split, fit_scaler(panel, split.train))
 
 
 def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
@@ -32,27 +54,18 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
 
     Raises DataError when bars are missing, ConfigError when they are too few for the split or the context.
     """
-    loaded = load_panel(experiment, data_dir)
-    panel = loaded.panel
-    split = split_by_time(panel, experiment.split, experiment.panel.target.horizon_bars)
-    _require_scored(panel, split.validation, experiment.warmup_bars)
-    return TrainingData(
-        panel=panel,
-        split=split,
-        scaler=fit_scaler(panel, split.train),
-        segments=Segments(panel, split.train, experiment.training.segment_bars, experiment.unlabelled_bars),
-        fingerprints=loaded.fingerprints,
-    )
+    labelled = label(experiment, data_dir)
+    training = experiment.training
+    segments = Segments(labelled.panel, labelled.split.train, training.segment_bars, experiment.unlabelled_bars)
+    return TrainingData(**vars(labelled), segments=segments)
 
 
 def _require_scored(panel: Panel, validation: Rows, warmup_bars: int) -> None:
     """Raise ConfigError if no validation row will have both a forecast and a known target: no weights would be best."""
-    rows = np.arange(validation.start, validation.stop)
-    rows_into_run = rows - panel.run_starts[np.searchsorted(panel.run_starts, rows, side="right") - 1]
-    forecast_TK = panel.forecastable[rows] & (rows_into_run >= warmup_bars)[:, None]
-    if not (forecast_TK & np.isfinite(panel.targets[rows])).any():
+    due_TK = panel.forecast_due(validation.start, validation.stop, warmup_bars)
+    if not (due_TK & np.isfinite(panel.targets[validation.start : validation.stop])).any():
         raise ConfigError(
-            f"split.validation: none of the {len(rows)} validation bars has both a forecast and a known target (a "
-            f"history begins anew after an outage, with {warmup_bars} warm-up bars); move the boundary, lower "
+            f"split.validation: none of the {len(validation)} validation bars has both a forecast and a known target "
+            f"(a history begins anew after an outage, with {warmup_bars} warm-up bars); move the boundary, lower "
             "training.warmup_bars, or raise panel.max_gap_bars"
         )
