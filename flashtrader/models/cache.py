@@ -25,6 +25,16 @@ class KeyValueCache:
         self._kept[layer] = (k_BNHD[:, start:], v_BNHD[:, start:])
         return k_BNHD, v_BNHD
 
+    def repeat(self, count: int) -> "KeyValueCache":
+        """Return a cache of so many sequences that have all read what this one has, and then go their own ways."""
+        copy = KeyValueCache(len(self._kept), self._memory_tokens)
+        copy.position = self.position
+        copy._kept = [
+            None if kept is None else (kept[0].repeat(count, 1, 1, 1), kept[1].repeat(count, 1, 1, 1))
+            for kept in self._kept
+        ]
+        return copy
+
     def advance(self, steps: int) -> None:
         """Count the time steps of a chunk that every layer has read."""
         self.position += steps

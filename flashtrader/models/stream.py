@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from flashtrader.errors import TrainingError
 from flashtrader.market.spans import iso_time
+from flashtrader.models.cache import KeyValueCache
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.panel.panel import Panel
@@ -57,15 +58,23 @@ class Stream:
         self._model = model
         self._past = model.decoder.new_cache()
 
-    @torch.inference_mode()
     def read(self, values_TEF: NDArray[np.float32], mask_TE: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return (T, K, P): the model's answers at the close of the next T bars."""
-        was_training = self._model.training
-        self._model.eval()
-        values, mask = (torch.from_numpy(array[None]).to(device_of(self._model)) for array in (values_TEF, mask_TE))
-        outputs: NDArray[np.float32] = self._model(values, mask, self._past)[0].float().cpu().numpy()
-        self._model.train(was_training)
-        return outputs
+        outputs_TKP: NDArray[np.float32] = answer(self._model, values_TEF[None], mask_TE[None], self._past)[0]
+        return outputs_TKP
+
+
+@torch.inference_mode()
+def answer(
+    model: GridModel, values_BTEF: NDArray[np.float32], mask_BTE: NDArray[np.bool_], past: KeyValueCache
+) -> NDArray[np.float32]:
+    """Return (B, T, K, P): a model's answers at the close of T bars that continue what `past` has read."""
+    was_training = model.training
+    model.eval()
+    values, mask = (torch.from_numpy(array).to(device_of(model)) for array in (values_BTEF, mask_BTE))
+    outputs: NDArray[np.float32] = model(values, mask, past).float().cpu().numpy()
+    model.train(was_training)
+    return outputs
 
 
 def _outputs_of_run(model: GridModel, panel: Panel, begin: int, end: int) -> NDArray[np.float32]:

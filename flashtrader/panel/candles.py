@@ -83,6 +83,13 @@ def next_candles_of_shape(candles: FloatArray, shapes: FloatArray) -> FloatArray
     return candles_from_logs(np.stack([open_, high, low, close, before[..., VOLUME] + volume_change], axis=-1))
 
 
+def merge_candles(parts: FloatArray) -> FloatArray:
+    """Return the candle (..., 5) that consecutive ones (..., P, 5) make."""
+    open_, high, low, close, volume = np.moveaxis(parts, -1, 0)
+    ends = open_[..., 0], high.max(axis=-1), low.min(axis=-1), close[..., -1], volume.sum(axis=-1)
+    return np.stack(ends, axis=-1)
+
+
 def candle_features(config: PanelConfig) -> dict[str, Feature]:
     """Return the features of a candle panel. Raises ConfigError unless the candle itself comes first."""
     if config.features[0] != "candle":
