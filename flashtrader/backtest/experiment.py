@@ -23,7 +23,7 @@ from flashtrader.run import Run
 
 @dataclass(frozen=True)
 class Backtest:
-    """A backtest, and the forecasts behind it beside what came of them; both None for given weights.
+    """A backtest, and the forecasts behind it beside what came of them; both None for weights, given or learned.
 
     forecasts, outcomes: index `time`, a column per symbol, log return over the horizon.
     """
@@ -95,10 +95,16 @@ def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_for
 def _trade_forecasts(
     forecasts: pd.DataFrame, known: Mapping[str, Bars], traded: Mapping[str, Bars], experiment: Experiment
 ) -> Backtest:
-    """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show."""
+    """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show.
+
+    Forecasts that are weights already have no outcome.
+    """
     weights = target_weights(forecasts, experiment.policy)
+    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest)
+    if experiment.policy.kind == "weights":
+        return Backtest(result)
     return Backtest(
-        result=run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest),
+        result=result,
         forecasts=forecasts,
         outcomes=_outcomes(known, experiment).reindex(forecasts.index),
     )

@@ -58,6 +58,10 @@ def predict(
     made = forecast_run(find_run(runs_dir, run), data_dir, split.value)
     path = out or made.run.forecasts
     write_forecasts(path, made.forecasts)
+    if made.run.experiment.policy.kind == "weights":
+        from flashtrader.cli.weight_tables import show_weights
+
+        return show_weights(made, split.value, path, as_json)
     _show(made, split, path, as_json)
     return None
 

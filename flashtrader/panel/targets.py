@@ -60,7 +60,7 @@ def _across_outage(
     timestamps = bars["timestamp"].to_numpy()
     # Number of outages so far, from the first bar after each on: equal at both ends of a horizon that spans none.
     outages = np.zeros(len(clock), np.int32)
-    outages[np.searchsorted(clock, timestamps[stretch_starts(timestamps, interval, max_gap_bars)])] = 1
+    outages[np.searchsorted(clock, timestamps[stretch_starts(timestamps, interval, max_gap_bars)[1:]])] = 1
     np.cumsum(outages, out=outages)
     across = np.zeros(len(clock), np.bool_)
     np.not_equal(outages[horizon_bars:], outages[:-horizon_bars], out=across[:-horizon_bars])

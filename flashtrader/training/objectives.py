@@ -120,8 +120,9 @@ def net_sharpe(
     outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating], cost_rate: float, bars_per_year: float
 ) -> float:
     """Return the annualised Sharpe ratio, net of costs, of weights held over the rows; NaN without a row."""
-    known_RK = np.where(np.isfinite(outputs_RKP[..., 0]), targets_RK, np.nan)
-    earned = net_returns(*(torch.from_numpy(array)[None] for array in (outputs_RKP[..., 0], known_RK)), cost_rate)
+    weights_RK = outputs_RKP[..., 0]
+    returns_RK = np.where(np.isfinite(weights_RK), targets_RK, np.nan)
+    earned = net_returns(torch.from_numpy(weights_RK)[None], torch.from_numpy(returns_RK)[None], cost_rate)
     return float(sharpe_ratio(earned.net_BT[earned.labelled_BT])) * math.sqrt(bars_per_year)
 
 

@@ -1,7 +1,11 @@
-import numpy as np
-from random_bars import HOUR_MS, HOURLY, MONDAY_MS, random_bars
+from typing import Literal
 
-from flashtrader.panel.targets import horizon_log_returns
+import numpy as np
+import pytest
+from random_bars import HOUR_MS, HOURLY, MONDAY_MS, hours_with_holes, random_bars
+
+from flashtrader.backtest.prices import fill_prices, union_clock
+from flashtrader.panel.targets import fill_returns, horizon_log_returns
 
 CLOCK = MONDAY_MS + HOUR_MS * np.arange(8)
 
@@ -35,3 +39,25 @@ def test_no_target_spans_an_outage() -> None:
 def test_a_horizon_beyond_the_history_is_unknown_everywhere() -> None:
     assert np.isnan(returns_of(list(range(8)), [1] * 8, 8)).all()
     assert np.isnan(returns_of(list(range(8)), [1] * 8, 99)).all()
+
+
+@pytest.mark.parametrize("fill", ["next_open", "close"])
+def test_a_fill_return_is_what_the_backtest_earns(fill: Literal["next_open", "close"]) -> None:
+    bars = {"A": random_bars(hours_with_holes(300), 1), "B": random_bars(np.arange(40, 400), 2)}
+    clock = union_clock(bars.values())
+    prices_TA = fill_prices(bars, tuple(bars), clock, HOURLY, fill).prices_TA
+    for asset, table in enumerate(bars.values()):
+        found = fill_returns(table, clock, HOURLY, fill, max_gap_bars=10_000)
+        earned = prices_TA[1:, asset] / prices_TA[:-1, asset] - 1
+        np.testing.assert_allclose(found[: len(earned)], earned, rtol=0, atol=1e-15)
+        assert np.isnan(found[len(earned) :]).all()
+        assert 0 < np.isnan(earned).sum() < len(earned) / 2
+
+
+def test_no_fill_return_spans_an_outage_since_its_decision() -> None:
+    """Hours 3 and 4 are missing on the clock itself, and each open is twice the one before."""
+    hours = [0, 1, 2, 5, 6, 7]
+    bars = random_bars(hours).assign(open=2.0 ** np.arange(6), close=3.0 ** np.arange(6))
+    opens, closes = (fill_returns(bars, CLOCK[hours], HOURLY, fill, max_gap_bars=1) for fill in ("next_open", "close"))
+    np.testing.assert_array_equal(opens, [1, np.nan, np.nan, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(closes, [2, 2, np.nan, 2, 2, np.nan])
