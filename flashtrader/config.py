@@ -230,9 +230,9 @@ class ModelConfig(Section):
     mixing: Literal["joint", "factorised"] = "joint"
     """Of a grid with several entities: one attention over all of it, or along time for each entity and then across."""
     backbone: Literal["grid", "hf"] = "grid"
-    """The decoder: flashtrader's own, or a Llama of the `transformers` library (extra `hf`)."""
+    """The decoder: flashtrader's own, or a Llama with a window (Mistral) of the `transformers` library (extra `hf`)."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """Attention of the hf backbone."""
+    """Attention of backbone hf, in the words of transformers."""
     distribution: Literal["point", "student_t"] = "point"
     """Family candles: whether a predictive distribution is learned beside the next candle, for sample paths."""
     volume_head: bool = False
@@ -244,6 +244,16 @@ class ModelConfig(Section):
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
         if self.width // self.heads % 2:
             raise ValueError(f"width / heads is {self.width // self.heads}, but rotary positions need an even number")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_the_backbone(self) -> Self:
+        if self.backbone == "hf":
+            for key, only in (("attention", "auto"), ("dropout", 0.0), ("mixing", "joint")):
+                if getattr(self, key) != only:
+                    raise ValueError(f"backbone hf takes {key}: {only} and nothing else")
+        elif self.attn_implementation != "sdpa":
+            raise ValueError("attn_implementation: only for backbone hf; backbone grid takes model.attention")
         return self
 
 

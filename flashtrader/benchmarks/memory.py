@@ -17,15 +17,17 @@ class TrainingMemory:
     """What a config's training was said to take at most, and what it took."""
 
     config: str
-    estimated_bytes: int
-    """As `train --dry-run` has it."""
+    estimated_bytes: int | None
+    """As `train --dry-run` has it; None for backbone hf."""
     measured_bytes: int | None
     """Of two steps from nothing, on this CPU; None where it can't be measured."""
 
     @property
     def ratio(self) -> float | None:
-        """Estimate over measurement."""
-        return None if self.measured_bytes is None else self.estimated_bytes / self.measured_bytes
+        """Estimate over measurement; None unless there are both."""
+        if self.estimated_bytes is None or self.measured_bytes is None:
+            return None
+        return self.estimated_bytes / self.measured_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the ratio."""

@@ -51,8 +51,7 @@ def memory_table(rows: Sequence[TrainingMemory]) -> Table:
     body = [
         (
             row.config,
-            _number(row.estimated_bytes, "bytes"),
-            "–" if row.measured_bytes is None else _number(row.measured_bytes, "bytes"),
+            *("–" if size is None else _number(size, "bytes") for size in (row.estimated_bytes, row.measured_bytes)),
             "" if row.ratio is None else f"{100 * (row.ratio - 1):+.1f} %",
         )
         for row in rows

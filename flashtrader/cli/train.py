@@ -87,12 +87,13 @@ def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
 
 
 def _show_budget(budget: "Budget", as_json: bool) -> None:
+    peak = "unknown for backbone hf" if budget.peak_bytes is None else f"{budget.peak_bytes / 2**20:,.0f} MiB"
     rows = [
         ("parameters", f"{budget.parameters:,}"),
         ("tokens in a step", f"{budget.tokens_per_step:,}"),
         ("labels in a step", f"{budget.labels_per_step:,}"),
         ("attention backend", budget.attention),
-        ("peak memory, estimated", f"{budget.peak_bytes / 2**20:,.0f} MiB"),
+        ("peak memory, estimated", peak),
         ("time of a step, measured", f"{budget.step_seconds:.3f} s"),
         (f"time of {budget.steps:,} steps", f"{budget.total_seconds / 60:.1f} min"),
     ]

@@ -31,7 +31,8 @@ class Budget:
     labels_per_step: int
     attention: str
     steps: int
-    peak_bytes: int
+    peak_bytes: int | None
+    """None for backbone hf, whose layers are not ours to account for."""
     step_seconds: float
 
     @property
@@ -73,8 +74,10 @@ def choose_attention(experiment: Experiment, model: GridModel) -> Choice:
     return model.decoder.choose_attention(q_BNHD)
 
 
-def step_peak_bytes(experiment: Experiment, model: GridModel) -> int:
+def step_peak_bytes(experiment: Experiment, model: GridModel) -> int | None:
     """Return the most bytes that one step's tensors take together, weights, AdamW's moments and the batch included.
+
+    None for backbone hf.
 
     The peak comes as the backward pass begins. Then everything is there that the forward pass kept, and in the last
     block come first the feed-forward layer's gradients, then, its own activations gone, the attention's. What a block
@@ -86,6 +89,8 @@ def step_peak_bytes(experiment: Experiment, model: GridModel) -> int:
     - SwiGLU: gate and value, silu(gate), and the product, 4 hidden widths;
     - dropout: its factors, for either branch.
     """
+    if experiment.model.backbone == "hf":
+        return None
     training, shape, device = experiment.training, model.decoder.shape, device_of(model)
     dtype = compute_dtype(training, device)
     length = training.segment_bars * shape.entities
@@ -149,7 +154,8 @@ class Rehearsal:
         self.objective = build_objective(experiment)
         self.values = torch.randn(*bars, shape.entities, shape.features, generator=generator).to(device)
         self.mask = torch.ones(*bars, shape.entities, dtype=torch.bool, device=device)
-        self.targets = torch.randn(*bars, shape.targets, generator=generator).to(device)
+        # Directions: every objective takes them, and the one that learns classes takes nothing else.
+        self.targets = torch.randint(-1, 2, (*bars, shape.targets), generator=generator).to(device, torch.float32)
         self.targets[:, : experiment.unlabelled_bars] = torch.nan
 
     def __call__(self) -> None:

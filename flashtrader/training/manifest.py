@@ -29,11 +29,12 @@ def describe_training(experiment: Experiment, data: TrainingData, model: GridMod
     Raises BackendError when the attention backend that the experiment names can't run the training's calls.
     """
     device = device_of(model)
+    libraries = ("transformers",) if experiment.model.backbone == "hf" else ()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "versions": {"flashtrader": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in _RECORDED_PACKAGES},
+        | {package: version(package) for package in (*_RECORDED_PACKAGES, *libraries)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
         "seed": experiment.training.seed,
