@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,15 @@ def predict(
         Path | None,
         typer.Option("--out", help="Where to write; the run's forecasts.parquet unless given.", show_default=False),
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            "--attention",
+            help="Show where the model looks instead: at bars by opening time (TIME,TIME…), `latest`, or a number of "
+            "bars spread over the test part.",
+            show_default=False,
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on: forecast every bar as it closes, until Ctrl-C.")
     ] = False,
@@ -49,20 +58,32 @@ def predict(
 
     With --follow, fetch new closed bars as they come (bars from files: read what others store), forecast each, print a
     line for it and write them all to the run's live.parquet; with --json, each line is one JSON object.
+    With --attention, write the attention weights of the chosen bars and pictures of them into the run's attention/.
     """
-    from flashtrader.forecasting.forecast import forecast_run, write_forecasts
+    from flashtrader.forecasting.forecast import answer_run, forecast_run, write_forecasts
     from flashtrader.run import find_run
 
+    if attention is not None:
+        from flashtrader.cli.attention_maps import show_attention
+
+        return show_attention(find_run(runs_dir, run), data_dir, attention, out, as_json)
+    chosen = find_run(runs_dir, run)
     if follow:
-        return _follow(find_run(runs_dir, run), data_dir, base_url, num_bars, out, as_json)
-    made = forecast_run(find_run(runs_dir, run), data_dir, split.value)
+        return _follow(chosen, data_dir, base_url, num_bars, out, as_json)
+    if chosen.experiment.data.kind == "books":
+        from flashtrader.cli.book_forecasts import show_directions
+
+        answers = answer_run(chosen, data_dir, split.value)
+        return show_directions(answers, split.value, out or chosen.forecasts, as_json)
+    made = forecast_run(chosen, data_dir, split.value)
     path = out or made.run.forecasts
     write_forecasts(path, made.forecasts)
     if made.run.experiment.policy.kind == "weights":
         from flashtrader.cli.weight_tables import show_weights
 
         return show_weights(made, split.value, path, as_json)
-    _show(made, split, path, as_json)
+    table, payload, notes = describe(made, split, path)
+    show([table], payload, as_json, notes)
     return None
 
 
@@ -74,6 +95,7 @@ def _follow(
 
     import pandas as pd
 
+    from flashtrader.errors import ConfigError
     from flashtrader.files import finite
     from flashtrader.forecasting.follow import Follower, seconds_to_next_close
     from flashtrader.forecasting.forecast import write_forecasts
@@ -83,6 +105,10 @@ def _follow(
     from flashtrader.market.store import Store
 
     data = run.experiment.data
+    if data.kind == "books":
+        raise ConfigError(
+            f"{run.path}: --follow reads bars as they close, and this run reads an order book; leave it out"
+        )
     interval, store = Interval(data.interval), Store(data_dir)
     source = None if data.source == "file" else open_source(data, base_url=base_url)
     follower = Follower(run, data_dir)
@@ -107,7 +133,8 @@ def _follow(
         time.sleep(seconds_to_next_close(interval, time.time_ns() // 1_000_000))
 
 
-def _show(made: "Forecasts", split: Part, path: Path, as_json: bool) -> None:
+def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[str, Any], list[str]]:
+    """Return the table of scores, what `--json` says, and the notes below."""
     from flashtrader.report.formats import fixed, percent
 
     newest = made.forecasts.iloc[-1]
@@ -144,4 +171,4 @@ def _show(made: "Forecasts", split: Part, path: Path, as_json: bool) -> None:
     ]
     if split is Part.ALL:
         notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
-    show([Table(f"Forecasts of {made.run.path}", columns, rows)], payload, as_json, notes)
+    return Table(f"Forecasts of {made.run.path}", columns, rows), payload, notes
