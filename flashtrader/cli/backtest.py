@@ -9,6 +9,7 @@ from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunN
 
 if TYPE_CHECKING:
     from flashtrader.backtest.result import BacktestResult
+    from flashtrader.config import Experiment
     from flashtrader.run import Run
 
 ForecastFile = Annotated[
@@ -49,6 +50,7 @@ def backtest(
     path = forecasts or weights
     if path is None:
         chosen = find_run(runs_dir, run)
+        _refuse_books(chosen.experiment, str(chosen.path))
         if not chosen.forecasts.is_file():
             _forecast(chosen, data_dir)
         experiment = load_config(config or chosen.path / "config.yaml", overrides or [])
@@ -59,6 +61,7 @@ def backtest(
             raise ConfigError(f"{path}: give --config X.yaml, or --run R, to say on which bars and at what cost")
         source = config or find_run(runs_dir, run).path / "config.yaml"
         experiment = load_config(source, overrides or [])
+        _refuse_books(experiment, str(source))
         made = backtest_file(path, experiment, data_dir, are_forecasts=forecasts is not None)
         directory, manifest = out or create_run(runs_dir, experiment).path, None
 
@@ -77,6 +80,17 @@ def backtest(
         outcomes=made.outcomes,
     )
     _show(made.result, directory, report, as_json)
+
+
+def _refuse_books(experiment: "Experiment", where: str) -> None:
+    """Raise ConfigError for an order book: its signals are closed a horizon later, and no bar is there to trade at."""
+    from flashtrader.errors import ConfigError
+
+    if experiment.data.kind == "books":
+        raise ConfigError(
+            f"{where}: a backtest trades bars, and this is an order book; what its signals earn after the spread is in "
+            "the PnL table of `flashtrader predict`, and in direction_scores.json beside its forecasts"
+        )
 
 
 def _forecast(run: "Run", data_dir: Path) -> None:
