@@ -124,7 +124,7 @@ class HttpClient:
             base_url=url,
             headers=headers,
             timeout=timeout_s,
-            trust_env=not _is_loopback(url.host),
+            trust_env=not is_loopback(url.host),
             # Without TLS there is nothing to verify, and the certificates take a tenth of a second to load.
             verify=url.scheme == "https",
         )
@@ -274,7 +274,8 @@ def _parse_url(base_url: str) -> httpx.URL:
     return url
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -37,7 +37,7 @@ _BEFORE_HISTORY_MS = 9_999
 _SETTLE_MS = 60_000
 _RATE_LIMITED = 10006
 _PASSING = {10000: "server time-out", 10002: "clocks differ", 10016: "server error", 5004: "server time-out"}
-_REFUSAL = (
+REFUSAL = (
     f"this address sent more than {REQUESTS} requests in {REQUESTS_SECONDS:g} s, or your region is blocked; "
     "stop every client, wait at least 10 minutes and fetch again, or name another host with --base-url"
 )
@@ -60,7 +60,7 @@ class BybitSource:
         self.name = "bybit" if category == "linear" else "bybit-spot"
         self._category = category
         self._client = HttpClient(
-            base_url or BASE_URL, limiter or RateLimiter(REQUESTS, REQUESTS_SECONDS), _REFUSAL, timeout_s=timeout_s
+            base_url or BASE_URL, limiter or RateLimiter(REQUESTS, REQUESTS_SECONDS), REFUSAL, timeout_s=timeout_s
         )
 
     def history(self, symbol: str, interval: Interval) -> Span:
@@ -156,33 +156,12 @@ class BybitSource:
     def _result(self, envelope: Any, symbol: str, interval: Interval) -> tuple[dict[str, Any], int]:
         """Return the result of a good answer and the server's clock; raise what a bad one means."""
         where = self._where(symbol, interval)
-        if not isinstance(envelope, dict) or not isinstance(envelope.get("retCode"), int):
-            raise TransientError(f"{where}: the answer is not a Bybit v5 envelope; check --base-url")
-        code, words = envelope["retCode"], str(envelope.get("retMsg", ""))
-        said = f"{where}: retCode {code} {words!r}"
-        if code == _RATE_LIMITED:
-            raise RateLimitedError(f"{said}: too many requests; wait a few minutes and fetch again")
-        if code in _PASSING:
-            raise TransientError(f"{said}: {_PASSING[code]}; fetch again later")
-        if code == 10001 and "period" in words.lower():
-            raise UnknownSymbolError(f"{said}: the exchange has no interval {interval.code}; choose another --interval")
-        if code == 10029 or (code == 10001 and "symbol" in words.lower()):
-            raise UnknownSymbolError(
-                f"{said}: {symbol} is not listed in category {self._category}; "
-                "check the spelling (upper case, such as BTCUSDT) and the category"
-            )
-        if code != 0:
-            raise SourceError(f"{said}: the exchange refuses; https://bybit-exchange.github.io/docs/v5/error says why")
-        result, now_ms = envelope.get("result"), envelope.get("time")
-        if not isinstance(result, dict) or not isinstance(result.get("list"), list):
+        result, now_ms = checked_envelope(envelope, where, symbol, self._category, interval)
+        if not isinstance(result.get("list"), list):
             raise TransientError(f"{where}: retCode 0, but no list of bars in the answer; fetch again")
         if result.get("symbol", symbol) != symbol or result.get("category", self._category) != self._category:
             raise TransientError(
                 f"{where}: the answer is about {result.get('symbol')} {result.get('category')}; fetch again"
-            )
-        if not isinstance(now_ms, int) or now_ms <= 0:
-            raise TransientError(
-                f"{where}: the answer lacks the server's time, so open bars can't be told; fetch again"
             )
         return result, now_ms
 
@@ -191,6 +170,33 @@ class BybitSource:
 
     def _where(self, symbol: str, interval: Interval) -> str:
         return f"{self._client.host}: {self._subject(symbol, interval)}"
+
+
+def checked_envelope(
+    envelope: Any, where: str, symbol: str, category: str, interval: Interval | None = None
+) -> tuple[dict[str, Any], int]:
+    """Return the result in a good v5 answer, maybe empty, and the server's clock; raise what a bad one means."""
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("retCode"), int):
+        raise TransientError(f"{where}: the answer is not a Bybit v5 envelope; check --base-url")
+    code, words = envelope["retCode"], str(envelope.get("retMsg", ""))
+    said = f"{where}: retCode {code} {words!r}"
+    if code == _RATE_LIMITED:
+        raise RateLimitedError(f"{said}: too many requests; wait a few minutes and fetch again")
+    if code in _PASSING:
+        raise TransientError(f"{said}: {_PASSING[code]}; fetch again later")
+    if interval and code == 10001 and "period" in words.lower():
+        raise UnknownSymbolError(f"{said}: the exchange has no interval {interval.code}; choose another --interval")
+    if code == 10029 or (code == 10001 and "symbol" in words.lower()):
+        raise UnknownSymbolError(
+            f"{said}: {symbol} is not listed in category {category}; "
+            "check the spelling (upper case, such as BTCUSDT) and the category"
+        )
+    if code != 0:
+        raise SourceError(f"{said}: the exchange refuses; https://bybit-exchange.github.io/docs/v5/error says why")
+    result, now_ms = envelope.get("result"), envelope.get("time")
+    if not isinstance(now_ms, int) or now_ms <= 0:
+        raise TransientError(f"{where}: the answer lacks the server's time, so open bars can't be told; fetch again")
+    return result if isinstance(result, dict) else {}, now_ms
 
 
 def _windows(interval: Interval, span: Span) -> Iterator[Span]:
