@@ -171,6 +171,11 @@ class BookServer:
         self._steps, self._pause_s, self._snapshots = steps, pause_s, snapshots
 
     @property
+    def exhausted(self) -> bool:
+        """Whether every market sleeps."""
+        return all(wire.steps >= self._steps for wire in self.wires.values())
+
+    @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}"
 

@@ -4,7 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from flashtrader.market import recorder
 from flashtrader.market.book_store import BookSeries, BookStore
 from flashtrader.market.books import Books, book_values
 from flashtrader.market.live_book import BookMessage, LiveBook
-from flashtrader.market.recorder import record, record_once
+from flashtrader.market.recorder import record, record_once, report
 from flashtrader.market.sources import bybit_books
 from flashtrader.market.sources.bybit_books import BrokenStreamError, BybitBooks, read_message
 
@@ -263,70 +263,79 @@ def test_a_snapshot_from_the_past_does_not_help(book: LiveBook) -> None:
     assert not book.following
 
 
-@pytest.fixture
-def sockets() -> tuple[Wire, Wire]:
-    return (
-        Wire(BookMarket("BTCUSDT", seed=1), FAULTS, seed=1, rate=0.02),
-        Wire(BookMarket("ETHUSDT", seed=2), FAULTS, seed=2, rate=0.02),
-    )
+def record_until(done: Callable[[], bool], server: BookServer, store: BookStore, *symbols: str, **options: Any) -> None:
+    """Record through sockets until `done`."""
+
+    def stop(*_: object) -> None:
+        if done():
+            raise FinishedError
+
+    source = BybitBooks(levels=LEVELS, base_url=server.url)
+    with pytest.raises(FinishedError):
+        record(source, store, symbols or ["BTCUSDT"], 20.0, progress=stop, **options)
 
 
-def test_two_markets_over_one_connection_that_breaks(store: BookStore, sockets: tuple[Wire, Wire]) -> None:
+def test_two_markets_over_one_connection_that_breaks(store: BookStore) -> None:
     said: list[str] = []
-    with BookServer(*sockets, steps=400) as server:
-        source = BybitBooks(levels=LEVELS, base_url=server.url)
-        reports = record(source, store, ["BTCUSDT", "ETHUSDT"], 1.5, say=said.append)
+    wires = [
+        Wire(BookMarket(symbol, seed), FAULTS, seed, rate=0.03) for seed, symbol in enumerate(["BTCUSDT", "ETHUSDT"])
+    ]
+    with BookServer(*wires, steps=400, pause_s=0.001) as server:
+        record_until(lambda: server.exhausted, server, store, "BTCUSDT", "ETHUSDT", say=said.append)
     assert server.connections > 1
     assert said
-    for wire, report in zip(sockets, reports, strict=True):
-        books = store.read(BookSeries("bybit", wire.market.symbol, LEVELS))
+    for wire in wires:
+        series = BookSeries("bybit", wire.market.symbol, LEVELS)
+        books = store.read(series)
         assert_right_or_marked(books, wire.market)
-        assert (report.rows, report.added, report.failed) == (len(books), len(books), None)
-        assert len(books) > 50
-        assert report.gaps["disconnected"] > 0
+        assert len(books) > 0.1 * len(wire.market.states)
+        assert store.ledger(series).gaps["disconnected"] > 0
 
 
 def test_a_second_recording_goes_on_after_a_gap(store: BookStore) -> None:
     wire = Wire(BookMarket())
-    source = BybitBooks(levels=LEVELS)
+    rows = [0]
     for steps in (150, 300):
         with BookServer(wire, steps=steps) as server:
-            source = BybitBooks(levels=LEVELS, base_url=server.url)
-            [report] = record(source, store, ["BTCUSDT"], 0.5)
-    books = store.read(SERIES)
-    assert_right_or_marked(books, wire.market)
-    assert report.gaps == {"began": 1}
-    assert len(books) == report.rows > report.added > 0
+            record_until(lambda: server.exhausted, server, store)
+        rows.append(report(store, SERIES, 0).rows)
+    assert_right_or_marked(store.read(SERIES), wire.market)
+    assert report(store, SERIES, 0).gaps == {"began": 1}
+    assert rows == sorted(set(rows))
+
+
+def test_it_ends_in_time_and_says_what_it_added(store: BookStore) -> None:
+    with BookServer(Wire(BookMarket(seed=1)), steps=100_000) as server:
+        [ended] = record(BybitBooks(levels=LEVELS, base_url=server.url), store, ["BTCUSDT"], 0.5)
+    assert (ended.rows, ended.added, ended.failed) == (len(store.read(SERIES)), ended.rows, None)
 
 
 def test_a_server_that_never_sends_a_snapshot_is_left(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "SNAPSHOT_S", 0.05)
     with BookServer(Wire(BookMarket()), snapshots=False) as server:
-        [report] = record(BybitBooks(base_url=server.url), store, ["BTCUSDT"], 0.5)
+        [ended] = record(BybitBooks(base_url=server.url), store, ["BTCUSDT"], 0.7)
     assert server.connections > 1
-    assert (report.added, report.rows) == (0, 0)
-    assert report.failed is not None
-    assert "no snapshot came" in report.failed
+    assert (ended.added, ended.rows) == (0, 0)
+    assert ended.failed is not None
+    assert "no snapshot came" in ended.failed
 
 
 def test_a_quiet_market_is_asked_again_and_stays_one_run(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "QUIET_S", 0.1)
     with BookServer(Wire(BookMarket()), steps=5) as server:
-        [report] = record(BybitBooks(levels=LEVELS, base_url=server.url), store, ["BTCUSDT"], 0.5)
-    assert [request["op"] for request in server.requests].count("subscribe") > 1
-    assert (server.connections, report.gaps) == (1, {})
+        subscriptions = lambda: [request["op"] for request in server.requests].count("subscribe")  # noqa: E731
+        record_until(lambda: subscriptions() > 2, server, store)
+    assert (server.connections, store.ledger(SERIES).gaps) == (1, {})
 
 
 def test_a_silent_server_is_pinged_then_left(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bybit_books, "PING_S", 0.05)
     with BookServer(Wire(BookMarket()), steps=5) as server:
-        record(BybitBooks(base_url=server.url), store, ["BTCUSDT"], 0.3)
-        assert {"op": "ping"} in server.requests
+        record_until(lambda: {"op": "ping"} in server.requests, server, store)
         assert server.connections == 1
         monkeypatch.setattr(bybit_books, "PING_S", 60.0)
-        monkeypatch.setattr(bybit_books, "SILENT_S", 0.05)
-        record(BybitBooks(base_url=server.url), store, ["BTCUSDT"], 0.5)
-        assert server.connections > 2
+        monkeypatch.setattr(bybit_books, "SILENT_S", 0.2)
+        record_until(lambda: server.connections > 2, server, store)
 
 
 def test_an_unknown_symbol_ends_it(store: BookStore) -> None:
@@ -350,11 +359,11 @@ def test_one_snapshot_by_http(store: BookStore) -> None:
     market = BookMarket()
     with SnapshotServer(market) as server:
         source = BybitBooks(levels=LEVELS, base_url=server.url)
-        assert [report.added for report in record_once(source, store, ["BTCUSDT"])] == [1]
+        assert [ended.added for ended in record_once(source, store, ["BTCUSDT"])] == [1]
         market.step()
         market.time_ms += 1
         market.step()
-        assert [report.rows for report in record_once(source, store, ["BTCUSDT"])] == [2]
+        assert [ended.rows for ended in record_once(source, store, ["BTCUSDT"])] == [2]
         with pytest.raises(UnknownSymbolError, match="NOPE is not listed"):
             record_once(source, store, ["NOPE"])
     assert_right_or_marked(store.read(SERIES), market)
