@@ -107,7 +107,7 @@ def score_answers(
 
     answers, outcomes: −1, 0, 1 or NaN of consecutive snapshots (T,), as `trades`.
     """
-    known_T = np.isfinite(np.stack([outcomes_T, *answers.values()])).all(axis=0)
+    known_T = np.isfinite(np.sum([outcomes_T, *answers.values()], axis=0))
     return [_score(name, answer_T, outcomes_T, known_T, trades, horizon) for name, answer_T in answers.items()]
 
 
@@ -205,10 +205,11 @@ def _mean_and_error(values_T: NDArray[np.float64], chosen_T: NDArray[np.bool_], 
     """Return the mean of the chosen snapshots' values, and its error: two overlap that are fewer than a horizon apart.
 
     A mean of a random number of values is a ratio of two sums: its deviations, over all snapshots, are those of the
-    chosen ones and 0 between them, so that a lag is counted in snapshots and not in signals.
+    chosen ones and 0 between them, so that a lag is counted in snapshots and not in signals. The lags go to twice the
+    horizon, for the last of them hardly weigh.
     """
     if not chosen_T.any():
         return math.nan, math.nan
     mean = float(values_T[chosen_T].mean())
     deviation_T = np.where(chosen_T, values_T - mean, 0.0)
-    return mean, long_run_error(deviation_T, lags=horizon - 1) / float(chosen_T.mean())
+    return mean, long_run_error(deviation_T, lags=2 * horizon) / float(chosen_T.mean())

@@ -132,7 +132,7 @@ def test_a_level_that_is_not_there_is_masked_and_one_that_never_is_refused() -> 
 def test_a_level_that_the_training_part_lacks_is_named() -> None:
     book = random_book(NUM_ROWS)
     book.loc[:200, ["bid_price_3", "bid_size_3"]] = np.nan, 0.0
-    with pytest.raises(DataError, match="^bid 3: no bar with every feature in the training part"):
+    with pytest.raises(DataError, match=r"^bid 3: no bar with every feature in the training part"):
         fit_scaler(panel_of(book), Rows(0, 150))
 
 
