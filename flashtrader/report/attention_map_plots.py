@@ -1,6 +1,6 @@
 """The pictures of where a model looks: arrays in, a matplotlib Figure out, in the report's style.
 
-Weights are drawn against an even share: 1 where a query looks at everything that it sees alike. Blue is more, sand less.
+Weights are drawn against an even share: that of a query which looks at everything alike. Blue is more, sand less.
 Shapes: T bars, K bars seen by one layer, H heads, E entities, L layers (of factorised mixing: attentions).
 """
 
@@ -128,11 +128,10 @@ def _draw_prices(axes: Axes, times_ms: Timestamps, prices: Mapping[str, Floats])
     few = len(prices) <= len(_LINES)
     for place, (symbol, price_T) in enumerate(prices.items()):
         known = np.isfinite(price_T)
-        if known.any():
-            change_T = price_T[known] / price_T[known][-1] - 1
-            rows = thin(change_T)
-            style = {"color": _LINES[place], "label": symbol} if few else {"color": GREY, "alpha": 0.5}
-            axes.plot(days(times_ms[known][rows]), change_T[rows], linewidth=1.1, **style)
+        change_T = price_T[known] / price_T[known][-1:] - 1
+        rows = thin(change_T)
+        style = {"color": _LINES[place], "label": symbol} if few else {"color": GREY, "alpha": 0.5}
+        axes.plot(days(times_ms[known][rows]), change_T[rows], linewidth=1.1, **style)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.yaxis.set_major_formatter(lambda value, _: percent(value, 0 if abs(value) >= 0.01 or not value else 2))
     axes.set_ylabel("Price against\nthe bar's own")
