@@ -20,10 +20,11 @@ def percent(fraction: float, digits: int = 1, *, signed: bool = False) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return 0.0123456 as 0.0123: whole above so many digits, in powers of ten where it is tiny."""
+    """Return 0.0123456 as 0.0123, and whole thousands; in powers of ten where it is tiny, or a million or more."""
     if not math.isfinite(value):
         return UNKNOWN
-    return _typeset(f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip("."))
+    whole = 10**digits <= abs(value) < 1e6
+    return _typeset(f"{value:,.0f}" if whole else f"{value:#.{digits}g}".rstrip("."))
 
 
 def plain(value: float) -> str:

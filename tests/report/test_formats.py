@@ -26,6 +26,7 @@ from flashtrader.report.metric_names import METRIC_NAMES
         (significant(-0.5), "\N{MINUS SIGN}0.500"),
         (significant(123.456), "123"),
         (significant(12345.6), "12,346"),
+        (significant(1234567.8), "1.23e+06"),
         (significant(0.0), "0.00"),
         (significant(0.0000123456), "1.23e\N{MINUS SIGN}05"),
         (significant(math.nan), "n/a"),
