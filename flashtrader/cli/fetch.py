@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, say, show
+from flashtrader.cli.fetch_books import BookOptions, fetch_books
 
 if TYPE_CHECKING:
     from flashtrader.interval import Interval
@@ -26,6 +27,13 @@ class SourceChoice(StrEnum):
     SIMULATED = "simulated"
 
 
+class Kind(StrEnum):
+    """What is fetched."""
+
+    BARS = "bars"
+    ORDERBOOK = "orderbook"
+
+
 class Category(StrEnum):
     """Which of Bybit's markets."""
 
@@ -36,12 +44,21 @@ class Category(StrEnum):
 def fetch(
     symbols: Annotated[str, typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.")],
     source: Annotated[SourceChoice, typer.Option("--source", help="Where from.")] = SourceChoice.BYBIT,
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="Bars, or the order book: recorded live, or of a file.")
+    ] = Kind.BARS,
     category: Annotated[
         Category, typer.Option("--category", help="Bybit's USDT perpetuals or its spot market.")
     ] = Category.LINEAR,
     interval: Annotated[
-        str, typer.Option("--interval", "-i", help="Minutes (1 3 5 15 30 60 120 240 360 720) or D, W, M.")
-    ] = "60",
+        str | None,
+        typer.Option(
+            "--interval",
+            "-i",
+            help="Minutes (1 3 5 15 30 60 120 240 360 720) or D, W, M; else 60.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option("--start", help="First bar, UTC; else what is stored, or two years.", show_default=False),
@@ -53,7 +70,7 @@ def fetch(
         Path | None,
         typer.Option(
             "--path",
-            help="Source file: a Parquet or CSV file, or a directory of them; a --data-dir for each exchange.",
+            help="Source file: a Parquet or CSV file, or of bars a directory of them; a --data-dir for each exchange.",
             show_default=False,
         ),
     ] = None,
@@ -63,11 +80,26 @@ def fetch(
     noise_only: Annotated[
         bool, typer.Option("--noise-only", help="Simulated: the twin market in which nothing can be forecast.")
     ] = False,
+    levels: Annotated[
+        int | None,
+        typer.Option(
+            "--levels", help="Order book: levels of each side; else 20, or all of a file.", show_default=False
+        ),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option("--duration", help="Order book: record for 60s, 10m, 2h; else until Ctrl-C.", show_default=False),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option("--every", help="Order book: the last snapshot of every 100ms, 1s; else all.", show_default=False),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Order book: one snapshot, by HTTP.")] = False,
     data_dir: DataDir = Path("data"),
     runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
-    """Store the closed bars of markets; a history that is there is only extended, at either end."""
+    """Store the closed bars of markets, or their order books; a history that is there is only extended."""
     from flashtrader.config import DataConfig
     from flashtrader.errors import ConfigError
     from flashtrader.interval import Interval
@@ -78,9 +110,16 @@ def fetch(
     names = [name.strip() for name in symbols.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--symbols {symbols}: name each market once, separated by commas")
-    bar_interval = Interval.parse(interval)
-    store = Store(data_dir)
     data = DataConfig(symbols=tuple(names), source=source.value, category=category.value, noise_only=noise_only)
+    book_options = BookOptions(levels, duration, every, once)
+    if kind is Kind.ORDERBOOK:
+        bar_options = {"--interval": interval, "--start": start, "--end": end, "--noise-only": noise_only}
+        _refuse([name for name, value in bar_options.items() if value], "bars")
+        fetch_books(data, path, base_url, book_options, data_dir, as_json)
+        return
+    _refuse(book_options.given, "orderbook")
+    bar_interval = Interval.parse(interval or "60")
+    store = Store(data_dir)
     from_source = open_source(data, path, base_url)
     span_ms = _milliseconds("--start", start), _milliseconds("--end", end)
     try:
@@ -116,6 +155,13 @@ def _milliseconds(option: str, text: str | None) -> int | None:
         raise ConfigError(f"{option}: {error}") from None
     assert isinstance(moment, datetime)
     return round(moment.timestamp() * 1000)
+
+
+def _refuse(options: list[str], kind: str) -> None:
+    from flashtrader.errors import ConfigError
+
+    if options:
+        raise ConfigError(f"{options[0]} goes with --kind {kind}")
 
 
 def _write_truth(source: "Source", store: "Store", symbols: list[str], interval: "Interval") -> list[str]:

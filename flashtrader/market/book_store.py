@@ -113,6 +113,8 @@ class BookStore:
             outside = timestamps > ends[runs_before]
             new, place = books[outside].reset_index(drop=True), runs_before[outside]
             if new.empty:
+                if not ledger.examined:
+                    self._write_ledger(series, replace(ledger, examined=True))
                 return 0
             joint = np.diff(place, prepend=-1) != 0
             joint[0] = not (follows_ms is not None and follows_ms == ledger.last_ms and outside[0])

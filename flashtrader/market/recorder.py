@@ -71,7 +71,7 @@ def record(
         symbol: _Recording(BookSeries(source.name, symbol, source.levels), source.depth, every_ms) for symbol in symbols
     }
     deadline_s = None if duration_s is None else time.monotonic() + duration_s
-    failures = 0
+    failures, trouble = 0, "ask for a longer --duration"
     try:
         while not _over(deadline_s):
             try:
@@ -88,7 +88,7 @@ def record(
                             if recording.flush_due:
                                 progress(recording.series.symbol, recording.flush(store))
             except BrokenStreamError as error:
-                failures += 1
+                failures, trouble = failures + 1, str(error)
                 for recording in recordings.values():
                     recording.book.lose("disconnected", str(error))
                 if failures == ATTEMPTS and not any(recording.heard for recording in recordings.values()):
@@ -104,7 +104,7 @@ def record(
             store,
             recording.series,
             recording.added,
-            None if recording.added else f"{recording.series}: no snapshot came; ask for a longer --duration",
+            None if recording.added else f"{recording.series}: no snapshot came; {trouble}",
         )
         for recording in recordings.values()
     ]
