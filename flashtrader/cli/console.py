@@ -67,6 +67,23 @@ def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes:
         console.print(note, soft_wrap=True, markup=False)
 
 
+def milliseconds(option: str, text: str | None) -> int | None:
+    """Return an option's time, UTC, as ms since the epoch. Raises ConfigError when it is none."""
+    from datetime import datetime
+
+    from flashtrader.config import utc
+    from flashtrader.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        moment = utc(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
+    assert isinstance(moment, datetime)
+    return round(moment.timestamp() * 1000)
+
+
 def say(line: str) -> None:
     """Print a line of progress or explanation on standard error."""
     typer.echo(line, err=True)

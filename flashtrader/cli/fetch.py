@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, say, show
+from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, milliseconds, say, show
 from flashtrader.cli.fetch_books import BookOptions, fetch_books
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def fetch(
     bar_interval = Interval.parse(interval or "60")
     store = Store(data_dir)
     from_source = open_source(data, path, base_url)
-    span_ms = _milliseconds("--start", start), _milliseconds("--end", end)
+    span_ms = milliseconds("--start", start), milliseconds("--end", end)
     try:
         with _Progress() as progress:
             reports = market.fetch(from_source, store, names, bar_interval, *span_ms, progress.update)
@@ -139,22 +139,6 @@ def fetch(
         say(f"error: {failure}")
     if failures:
         sys.exit(1)
-
-
-def _milliseconds(option: str, text: str | None) -> int | None:
-    from datetime import datetime
-
-    from flashtrader.config import utc
-    from flashtrader.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        moment = utc(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from None
-    assert isinstance(moment, datetime)
-    return round(moment.timestamp() * 1000)
 
 
 def _refuse(options: list[str], kind: str) -> None:
