@@ -436,14 +436,14 @@ class Experiment(Section):
         return self
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the model is a plain one, fitted at once and without a transformer."""
-        return self.model.family in PLAIN_FAMILIES
+    def plain_family(self) -> PlainFamily | None:
+        """The family, where the model is a plain one: fitted at once and without a transformer."""
+        return next((family for family in PLAIN_FAMILIES if family == self.model.family), None)
 
     @property
     def plain_models(self) -> tuple[PlainFamily, ...]:
         """The plain models that stand beside this experiment's own."""
-        comparable = self.panel.target.kind == "log_return" and not self.is_plain
+        comparable = self.panel.target.kind == "log_return" and self.plain_family is None
         return self.training.plain_models if comparable else ()
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrader.config import Experiment, load_config, to_yaml
+from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json, write_text
 
@@ -52,6 +52,14 @@ class Run:
     def forecasts(self) -> Path:
         """What `predict` wrote last."""
         return self.path / "forecasts.parquet"
+
+    def plain_model(self, family: PlainFamily) -> Path:
+        """Return where a plain model that stands beside the run's own is."""
+        return self.path / "plain" / f"{family}.safetensors"
+
+    def plain_forecasts(self, family: PlainFamily) -> Path:
+        """Return where its forecasts of the bars of `forecasts` are."""
+        return self.path / "plain" / f"{family}.parquet"
 
 
 def create_run(runs_dir: Path, experiment: Experiment) -> Run:

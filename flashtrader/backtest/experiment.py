@@ -57,10 +57,26 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
             f"{run.forecasts}: no forecast for {test_start}, the first of the run's test bars; "
             "make them with `flashtrader predict --split test`"
         )
+    plain = {
+        str(family): _plain_forecasts(run.plain_forecasts(family), forecasts) for family in run.experiment.plain_models
+    }
     forecasts = forecasts[test_start:]
     filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
     until_filled = {symbol: table[table["timestamp"] <= clock_T[filled_by]] for symbol, table in bars.items()}
-    return _trade_forecasts(forecasts, bars, until_filled, experiment)
+    return _trade_forecasts(forecasts, bars, until_filled, experiment, plain)
+
+
+def _plain_forecasts(path: Path, beside: pd.DataFrame) -> pd.DataFrame:
+    """Return a plain model's forecasts. Raises DataError unless they are of the very bars that the run forecast."""
+    if not path.is_file():
+        raise DataError(f"{path}: missing; make it, beside the run's own, with `flashtrader predict`")
+    try:
+        forecasts = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error}); make it again with `flashtrader predict`") from None
+    if forecasts.attrs != beside.attrs or len(forecasts) != len(beside) or (forecasts.index != beside.index).any():
+        raise DataError(f"{path}: not of the bars of the run's own; make both again with `flashtrader predict`")
+    return forecasts[list(beside.columns)].set_axis(beside.index)
 
 
 def _check_same_forecasts(run: Run, experiment: Experiment) -> None:
@@ -93,14 +109,21 @@ def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_for
 
 
 def _trade_forecasts(
-    forecasts: pd.DataFrame, known: Mapping[str, Bars], traded: Mapping[str, Bars], experiment: Experiment
+    forecasts: pd.DataFrame,
+    known: Mapping[str, Bars],
+    traded: Mapping[str, Bars],
+    experiment: Experiment,
+    plain: Mapping[str, pd.DataFrame] | None = None,
 ) -> Backtest:
     """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show.
 
     Forecasts that are weights already have no outcome.
     """
     weights = target_weights(forecasts, experiment.policy)
-    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest)
+    beside = {
+        name: target_weights(table.loc[forecasts.index], experiment.policy) for name, table in (plain or {}).items()
+    }
+    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest, beside)
     if experiment.policy.kind == "weights":
         return Backtest(result)
     return Backtest(

@@ -54,7 +54,9 @@ def summary(result: BacktestResult) -> dict[str, Any]:
     time = result.time
     return {
         "metrics": asdict(result.metrics),
-        "references": {name: asdict(reference.metrics) for name, reference in result.references.items()},
+        "references": {
+            name: asdict(reference.metrics) for name, reference in (result.references | result.plain).items()
+        },
         "symbols": list(result.symbols),
         "period": {
             "start": time[0].isoformat(),

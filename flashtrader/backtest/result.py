@@ -71,6 +71,8 @@ class BacktestResult:
     """What it comes to."""
     references: dict[str, Reference]
     """`buy_and_hold`: equal parts of what has a price at the first bar, then no trade. `cash`: nothing at all."""
+    plain: dict[str, Reference]
+    """What plain models' forecasts would have earned by the same policy and rules; none for weights of no run."""
     ruined_at: int | None
     """Opening time of the last bar, where equity fell to zero or below and the backtest ended; None if it did not."""
 
@@ -93,12 +95,17 @@ class BacktestResult:
 
 
 def run_backtest(
-    bars: Mapping[str, pd.DataFrame], weights: pd.DataFrame, interval: Interval, config: BacktestConfig
+    bars: Mapping[str, pd.DataFrame],
+    weights: pd.DataFrame,
+    interval: Interval,
+    config: BacktestConfig,
+    plain: Mapping[str, pd.DataFrame] | None = None,
 ) -> BacktestResult:
     """Trade target weights on bars, from the first bar with a row of weights to the last that has a fill price.
 
     bars: a bar table per symbol. weights: index or column `time` (the decision bars' opening times), a column per
-    symbol or for some of them; NaN is no order, and a bar without a row is one of NaN.
+    symbol or for some of them; NaN is no order, and a bar without a row is one of NaN. plain: the weights of plain
+    models, with the same rows and columns.
     Raises DataError for weights that don't fit the bars, and where no bar is left to fill them.
     """
     clock_T = union_clock(bars.values())
@@ -112,10 +119,13 @@ def run_backtest(
     if not len(times_T):
         newest = iso_time(decided_at.item(0))
         raise DataError(f"weights: the first decision, {newest}, is the newest bar's; no bar follows to fill it")
-    weights_TA = np.full(prices_TA.shape, np.nan)
     rows = np.searchsorted(clock_T, decided_at) - first
-    filled = rows < len(weights_TA)
-    weights_TA[rows[filled]] = weights.to_numpy()[filled]
+    filled = rows < len(prices_TA)
+
+    def placed(weights: pd.DataFrame) -> Floats:
+        weights_TA = np.full(prices_TA.shape, np.nan)
+        weights_TA[rows[filled]] = weights.to_numpy()[filled]
+        return weights_TA
 
     rates_T1 = None if config.funding_rate is None else constant_funding(times_T, config.funding_rate)
     bars_per_year = interval.bars_per_year(config.calendar)
@@ -133,13 +143,12 @@ def run_backtest(
             funding_TA=rates_T1,
         )
 
-    def reference(prices_TA: Floats, weights_TA: Floats) -> Reference:
-        # The band spares a strategy small trades; one that trades once must not lose its only one to it.
-        simulation = trade(prices_TA, weights_TA, no_trade_band=0.0)
+    def reference(prices_TA: Floats, weights_TA: Floats, no_trade_band: float) -> Reference:
+        simulation = trade(prices_TA, weights_TA, no_trade_band)
         equity_T = simulation.equity_T
         return Reference(timestamps[: len(equity_T)], equity_T, measure(simulation, bars_per_year))
 
-    simulation = trade(prices_TA, weights_TA, config.no_trade_band)
+    simulation = trade(prices_TA, placed(weights), config.no_trade_band)
     num_steps = len(simulation.equity_T)
     return BacktestResult(
         interval=interval,
@@ -154,9 +163,13 @@ def run_backtest(
         held=simulation.held_TA,
         traded=simulation.traded_TA,
         metrics=measure(simulation, bars_per_year),
+        # The band spares a strategy small trades; one that trades once must not lose its only one to it.
         references={
-            "buy_and_hold": reference(prices_TA, buy_and_hold_weights(prices_TA, config.max_gross)),
-            "cash": reference(prices_TA[:, :0], weights_TA[:, :0]),
+            "buy_and_hold": reference(prices_TA, buy_and_hold_weights(prices_TA, config.max_gross), no_trade_band=0.0),
+            "cash": reference(prices_TA[:, :0], prices_TA[:, :0], no_trade_band=0.0),
+        },
+        plain={
+            name: reference(prices_TA, placed(beside), config.no_trade_band) for name, beside in (plain or {}).items()
         },
         ruined_at=int(timestamps[num_steps - 1]) if simulation.ruined else None,
     )

@@ -95,14 +95,15 @@ def _refuse_books(experiment: "Experiment", where: str) -> None:
 
 def _forecast(run: "Run", data_dir: Path) -> None:
     """Make the test forecasts that nobody has made yet, as `flashtrader predict` would."""
-    from flashtrader.forecasting.forecast import forecast_run, write_forecasts
+    from flashtrader.forecasting.forecast import forecast_run, keep_forecasts
 
     say(f"{run.path} has no forecasts yet: forecasting its test bars")
-    write_forecasts(run.forecasts, forecast_run(run, data_dir, "test").forecasts)
+    keep_forecasts(forecast_run(run, data_dir, "test"))
 
 
 def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool) -> None:
     from flashtrader.backtest.outputs import summary
+    from flashtrader.cli.plain_tables import backtest_tables
     from flashtrader.report.metric_names import METRIC_NAMES
 
     measured = [result.metrics, *(reference.metrics for reference in result.references.values())]
@@ -120,4 +121,5 @@ def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool
         f"report: {report}",
     ]
     payload = {"directory": str(directory), "report": str(report)} | summary(result)
-    show([Table(f"Backtest of {directory}", columns, rows)], payload, as_json, notes)
+    tables = [Table(f"Backtest of {directory}", columns, rows), *backtest_tables(result)]
+    show(tables, payload, as_json, notes)

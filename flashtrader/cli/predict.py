@@ -60,7 +60,7 @@ def predict(
     line for it and write them all to the run's live.parquet; with --json, each line is one JSON object.
     With --attention, write the attention weights of the chosen bars and pictures of them into the run's attention/.
     """
-    from flashtrader.forecasting.forecast import answer_run, forecast_run, write_forecasts
+    from flashtrader.forecasting.forecast import answer_run, forecast_run, keep_forecasts, write_forecasts
     from flashtrader.run import find_run
 
     if attention is not None:
@@ -77,13 +77,19 @@ def predict(
         return show_directions(answers, split.value, out or chosen.forecasts, as_json)
     made = forecast_run(chosen, data_dir, split.value)
     path = out or made.run.forecasts
-    write_forecasts(path, made.forecasts)
+    if out is None:
+        keep_forecasts(made)
+    else:
+        write_forecasts(out, made.forecasts)
     if made.run.experiment.policy.kind == "weights":
         from flashtrader.cli.weight_tables import show_weights
 
         return show_weights(made, split.value, path, as_json)
+    from flashtrader.cli.plain_tables import score_tables
+
     table, payload, notes = describe(made, split, path)
-    show([table], payload, as_json, notes)
+    payload["plain"] = {model: asdict(score) for model, score in made.mean_scores.items()} if made.plain else {}
+    show([table, *score_tables(made)], payload, as_json, notes)
     return None
 
 

@@ -11,7 +11,7 @@ from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, Runs
 if TYPE_CHECKING:
     from flashtrader.config import Experiment
     from flashtrader.training.budget import Budget
-    from flashtrader.training.loop import TrainingSummary
+    from flashtrader.training.summary import TrainingSummary
 
 
 def train(
@@ -45,13 +45,16 @@ def train(
 
     from flashtrader.training.loop import resume_training, train_model
 
+    if resume is None and experiment.plain_models:
+        say(f"first the plain models: {', '.join(experiment.plain_models)}")
     with _Progress(experiment) as progress:
         if resume is not None:
             summary = resume_training(experiment, data_dir, run, progress.update)
         else:
             summary = train_model(experiment, data_dir, runs_dir, progress.update)
 
-    _draw_losses(summary)
+    if experiment.plain_family is None:
+        _draw_losses(summary)
     _show_summary(summary, as_json)
     if summary.stopped == "interrupted":
         say(f"stopped at step {summary.steps}; go on with: flashtrader train --resume {summary.run.path}")
@@ -67,6 +70,8 @@ def _draw_losses(summary: "TrainingSummary") -> None:
 
 
 def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
+    from flashtrader.cli.plain_tables import validation_tables
+
     rows = [
         ("steps", f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
         ("best step", f"{summary.best_step:,}"),
@@ -82,8 +87,10 @@ def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
         f"validation_{summary.skill}": summary.validation_skill,
         "seconds": summary.seconds,
         "stopped": summary.stopped,
+        "plain": summary.run.manifest.get("plain_models", {}),
     }
-    show([Table(f"Trained {summary.run.path}", ("", "value"), rows)], payload, as_json)
+    trained = Table(f"Trained {summary.run.path}", ("", "value"), rows)
+    show([trained, *validation_tables(summary)], payload, as_json)
 
 
 def _show_budget(budget: "Budget", as_json: bool) -> None:
@@ -121,7 +128,7 @@ class _Progress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or experiment.plain_family is not None,
         )
 
     def __enter__(self) -> "_Progress":

@@ -1,22 +1,26 @@
 """A trained run and bars → forecasts."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.config import PlainFamily
 from flashtrader.errors import DataError
 from flashtrader.files import replacing
-from flashtrader.forecasting.scores import Score, score_forecasts
+from flashtrader.forecasting.scores import MeanScore, Score, mean_score, score_forecasts
 from flashtrader.market.bars import digests_between
 from flashtrader.market.spans import iso_time
 from flashtrader.models.families import load_model
 from flashtrader.models.model import GridModel
+from flashtrader.models.plain import PlainModel, load_plain
 from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import forecasts_of, output_rows
+from flashtrader.panel.closes import price_panel
 from flashtrader.panel.loading import LoadedPanel, load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, split_at
@@ -30,18 +34,25 @@ class Forecasts:
     """What a run forecast.
 
     forecasts, outcomes: index `time` (the decision bar's opening time, UTC), a column per symbol, log return over the
-    horizon; an outcome that is not known yet is NaN.
+    horizon; an outcome that is not known yet is NaN. plain: the same of the plain models beside the run.
     """
 
     run: Run
     horizon_bars: int
     forecasts: pd.DataFrame
     outcomes: pd.DataFrame
+    plain: Mapping[PlainFamily, pd.DataFrame]
 
     @property
     def scores(self) -> list[Score]:
         """The score of each symbol."""
         return score_forecasts(self.forecasts, self.outcomes, self.horizon_bars)
+
+    @property
+    def mean_scores(self) -> dict[str, MeanScore]:
+        """The mean score over the symbols: of the run's family, then of each plain model."""
+        tables = ((self.run.experiment.model.family, self.forecasts), *self.plain.items())
+        return {name: mean_score(table, self.outcomes, self.horizon_bars) for name, table in tables}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +68,16 @@ class Answers:
 
 
 def forecast_run(run: Run, data_dir: Path, part: Part = "test") -> Forecasts:
-    """Forecast stored bars with a run's best model and its scaler, as `answer_run` reads them."""
-    return tabulate(answer_run(run, data_dir, part))
+    """Forecast stored bars with a run's best model and its scaler, as `answer_run` reads them; or with a plain one."""
+    family = run.experiment.plain_family
+    if family is None:
+        return tabulate(answer_run(run, data_dir, part))
+    loaded = load_panel(run.experiment, data_dir)
+    rows = part_rows(run, loaded.panel, part)
+    models = {family: load_plain(run.checkpoints / "best.safetensors", family, run.experiment)}
+    values_RK = _plain_values(run, loaded, rows, models)[family]
+    _require_forecast(run, rows, values_RK, data_dir)
+    return _collect(run, loaded, rows, values_RK, {})
 
 
 def answer_run(run: Run, data_dir: Path, part: Part = "test") -> Answers:
@@ -74,28 +93,64 @@ def answer_run(run: Run, data_dir: Path, part: Part = "test") -> Answers:
     rows = part_rows(run, loaded.panel, part)
     with autocast(experiment.training, device_of(model)):
         outputs_RKP = output_rows(model, loaded.panel, rows, experiment.warmup_bars)
-    if not np.isfinite(outputs_RKP).any():
-        raise DataError(
-            f"{run.path}: none of the {rows.stop - rows.start} bars asked for has the {experiment.warmup_bars} bars "
-            f"before it that a forecast needs; fetch more history into {data_dir}"
-        )
+    _require_forecast(run, rows, outputs_RKP, data_dir)
     return Answers(run, loaded, model, rows, outputs_RKP)
 
 
 def tabulate(answers: Answers) -> Forecasts:
     """Return the symbols' forecasts in a model's answers, and what came of them."""
-    experiment, panel, rows = answers.run.experiment, answers.loaded.panel, answers.rows
-    forecasts = _table(panel, rows, forecasts_of(answers.model, answers.outputs_RKP))
-    first_ms, last_ms = panel.timestamps[[rows.start, rows.stop - 1]].tolist()
-    forecasts.attrs = {
-        "interval": experiment.data.interval,
-        "bars": digests_between(answers.loaded.tables, first_ms, last_ms),
+    run, loaded, rows = answers.run, answers.loaded, answers.rows
+    models = {
+        family: load_plain(run.plain_model(family), family, run.experiment) for family in run.experiment.plain_models
     }
+    values_RK = forecasts_of(answers.model, answers.outputs_RKP)
+    return _collect(run, loaded, rows, values_RK, _plain_values(run, loaded, rows, models))
+
+
+def _plain_values(
+    run: Run, loaded: LoadedPanel, rows: Rows, models: Mapping[PlainFamily, PlainModel]
+) -> dict[PlainFamily, NDArray[np.float32]]:
+    """Return plain models' forecasts (R, K)."""
+    if not models:
+        return {}
+    priced = price_panel(loaded.panel, loaded.tables, run.experiment.panel.max_gap_bars)
+    return {family: model.forecast(priced, rows) for family, model in models.items()}
+
+
+def _require_forecast(run: Run, rows: Rows, values: NDArray[np.float32], data_dir: Path) -> None:
+    if not np.isfinite(values).any():
+        raise DataError(
+            f"{run.path}: none of the {len(rows)} bars asked for has the {run.experiment.warmup_bars} bars before it "
+            f"that a forecast needs; fetch more history into {data_dir}"
+        )
+
+
+def _collect(
+    run: Run,
+    loaded: LoadedPanel,
+    rows: Rows,
+    values_RK: NDArray[np.float32],
+    plain_RK: Mapping[PlainFamily, NDArray[np.float32]],
+) -> Forecasts:
+    """Return forecasts as tables that know what they are forecasts of."""
+    panel, experiment = loaded.panel, run.experiment
+    first_ms, last_ms = panel.timestamps[[rows.start, rows.stop - 1]].tolist()
+    made_of: dict[Hashable, Any] = {
+        "interval": experiment.data.interval,
+        "bars": digests_between(loaded.tables, first_ms, last_ms),
+    }
+
+    def forecasts(values_RK: NDArray[np.float32]) -> pd.DataFrame:
+        table = _table(panel, rows, values_RK)
+        table.attrs = made_of
+        return table
+
     return Forecasts(
-        run=answers.run,
+        run=run,
         horizon_bars=experiment.panel.target.horizon_bars,
-        forecasts=forecasts,
+        forecasts=forecasts(values_RK),
         outcomes=_table(panel, rows, panel.targets[rows.start : rows.stop]),
+        plain={family: forecasts(values) for family, values in plain_RK.items()},
     )
 
 
@@ -104,6 +159,13 @@ def load_best(run: Run) -> GridModel:
     experiment = run.experiment
     model = load_model(run.checkpoints / "best.safetensors", experiment)
     return model.to(pick_device(experiment.training))
+
+
+def keep_forecasts(made: Forecasts) -> None:
+    """Write a run's forecasts into the run, after those of its plain models."""
+    for family, table in made.plain.items():
+        write_forecasts(made.run.plain_forecasts(family), table)
+    write_forecasts(made.run.forecasts, made.forecasts)
 
 
 def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:

@@ -31,7 +31,19 @@ class Score:
     skill: float
     """1 − MAE / MAE of persistence."""
     direction: float
-    """Share of bars whose sign was right, of those that moved."""
+    """Share of bars whose sign was right, of those where forecast and outcome have one."""
+
+
+@dataclass(frozen=True)
+class MeanScore:
+    """The means over the markets of what `Score` says of each; markets without a figure do not count."""
+
+    ic: float
+    ic_error: float
+    """Standard error of the mean: markets that move together are no independent samples."""
+    r2: float
+    skill: float
+    direction: float
 
 
 def score_forecasts(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: int) -> list[Score]:
@@ -46,6 +58,26 @@ def score_forecasts(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bar
     ]
 
 
+def mean_score(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: int) -> MeanScore:
+    """Return the mean score of the columns of `score_forecasts`."""
+    outcomes = outcomes.reindex(forecasts.index)
+    scores = score_forecasts(forecasts, outcomes, horizon_bars)
+    influences = [_influence(forecasts[name].to_numpy(), outcomes[name].to_numpy()) for name in forecasts.columns]
+    known = [influence_T for influence_T in influences if influence_T is not None]
+    return MeanScore(
+        ic=_mean([score.ic for score in scores]),
+        ic_error=long_run_error(np.mean(known, axis=0), lags=horizon_bars - 1) if known else math.nan,
+        r2=_mean([score.r2 for score in scores]),
+        skill=_mean([score.skill for score in scores]),
+        direction=_mean([score.direction for score in scores]),
+    )
+
+
+def _mean(figures: list[float]) -> float:
+    known = [figure for figure in figures if math.isfinite(figure)]
+    return sum(known) / len(known) if known else math.nan
+
+
 def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float64], horizon_bars: int) -> Score:
     both = np.isfinite(forecast) & np.isfinite(outcome)
     strides = [
@@ -55,7 +87,7 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
     if len(outcome) == 0:
         return Score(symbol, 0, *[math.nan] * 9)
     error = forecast - outcome
-    moved = outcome != 0
+    signed = (forecast != 0) & (outcome != 0)
     return Score(
         symbol=symbol,
         bars=len(outcome),
@@ -67,7 +99,7 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
         rmse=float(np.sqrt(np.square(error).mean())),
         mae=float(np.abs(error).mean()),
         skill=1 - _ratio(np.abs(error).sum(), np.abs(outcome).sum()),
-        direction=float((np.sign(forecast[moved]) == np.sign(outcome[moved])).mean()) if moved.any() else math.nan,
+        direction=float((np.sign(forecast[signed]) == np.sign(outcome[signed])).mean()) if signed.any() else math.nan,
     )
 
 
@@ -77,10 +109,23 @@ def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64
     Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y, with the
     long-run variance of Newey & West (1987). `lags` is at least horizon − 1 where horizons overlap.
     """
+    influence_T = _influence(forecast, outcome)
+    return math.nan if influence_T is None else long_run_error(influence_T, lags)
+
+
+def _influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return what each bar adds to the correlation, whose error is that of their mean (T,); None without one.
+
+    Bars without forecast or outcome add nothing, and the others weigh accordingly more.
+    """
+    both_T = np.isfinite(forecast) & np.isfinite(outcome)
+    forecast, outcome = forecast[both_T], outcome[both_T]
     if len(forecast) < 3 or not forecast.std() or not outcome.std():
-        return math.nan
+        return None
     x, y = ((series - series.mean()) / series.std() for series in (forecast, outcome))
-    return long_run_error(x * y - (x * y).mean() * (x**2 + y**2) / 2, lags)
+    influence_T = np.zeros(len(both_T))
+    influence_T[both_T] = (x * y - (x * y).mean() * (x**2 + y**2) / 2) * len(both_T) / len(x)
+    return influence_T
 
 
 def long_run_error(influence_T: NDArray[np.float64], lags: int) -> float:

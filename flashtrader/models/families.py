@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from flashtrader.config import Experiment
-from flashtrader.errors import TrainingError
+from flashtrader.errors import ConfigError, TrainingError
 from flashtrader.models.candles import CandleModel
 from flashtrader.models.model import GridModel, unit_scaler
 from flashtrader.models.orderbook import OrderBookModel
@@ -25,7 +25,15 @@ FAMILIES: dict[str, Callable[[Experiment, Scaler], GridModel]] = {
 
 
 def build_model(experiment: Experiment, scaler: Scaler) -> GridModel:
-    """Return an untrained model of the experiment's family, with weights drawn from its seed."""
+    """Return an untrained model of the experiment's family, with weights drawn from its seed.
+
+    Raises ConfigError for a plain family, which has no transformer.
+    """
+    if experiment.plain_family is not None:
+        raise ConfigError(
+            f"model.family: {experiment.plain_family} is a plain model, fitted at once: it has no transformer to "
+            "rehearse, to follow or to look into"
+        )
     torch.manual_seed(experiment.training.seed)
     return FAMILIES[experiment.model.family](experiment, scaler)
 

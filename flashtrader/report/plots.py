@@ -34,7 +34,7 @@ from flashtrader.report.thinning import bucket_ranges, bucket_starts, thin
 
 BLUE, ORANGE, VERMILION, GREEN, GREY = "#0072b2", "#e69f00", "#d55e00", "#009e73", "#7a7a7a"
 INK, RULE = "#1f2328", "#e4e6e9"
-_REFERENCE_COLOURS = (GREY, ORANGE, GREEN)
+_REFERENCE_COLOURS = (GREY, ORANGE, GREEN, "#cc79a7", VERMILION, "#56b4e9")
 _LOSS_GAIN = LinearSegmentedColormap.from_list("loss_gain", [VERMILION, "#f3c6a5", "#f5f6f7", "#a9cfe6", BLUE])
 
 WIDTH_INCHES = 6.5
@@ -92,7 +92,7 @@ def write_png(figure: Figure, path: Path) -> bytes:
 @STYLE
 def plot_equity(strategy: Curve, references: Mapping[str, Curve]) -> Figure:
     """Draw equity over time beside the references; on a log scale once the highest is three times the lowest."""
-    figure, axes = _figure(3.3)
+    figure, axes = _figure(3.3 if len(references) < 4 else 4.0)
     curves = {"Strategy": strategy, **references}
     values = np.concatenate([curve.equity for curve in curves.values()])
     logarithmic = values.min() > 0 and values.max() > _LOG_SCALE_FROM * values.min()
@@ -321,8 +321,10 @@ def time_axis(axes: Axes, *timestamps: Timestamps) -> None:
 
 def write_title(axes: Axes, title: str) -> None:
     """Write the title, and between it and the picture the legend."""
-    axes.set_title(title, pad=26)
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=4, borderaxespad=0, handlelength=1.4)
+    num_entries = len(axes.get_legend_handles_labels()[0])
+    num_columns = 4 if num_entries <= 4 else 3
+    axes.set_title(title, pad=11 + 15 * math.ceil(num_entries / num_columns))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=num_columns, borderaxespad=0, handlelength=1.4)
 
 
 def _money_tick(value: float, _: float) -> str:

@@ -29,7 +29,8 @@ from flashtrader.report.plots import (
 from flashtrader.report.stylesheet import STYLESHEET
 from flashtrader.report.summaries import Curve, drawdown, pooled_correlation
 
-_REFERENCE_NAMES = {"buy_and_hold": "Buy and hold", "cash": "Cash"}
+_REFERENCE_NAMES = {"buy_and_hold": "Buy and hold", "cash": "Cash", "dlinear": "DLinear"}
+_PLAIN_FIGURES = ("total_return", "annual_volatility", "sharpe", "max_drawdown", "turnover", "num_trades", "total_cost")
 _FILLS = {"next_open": "at the next bar's open", "close": "at the deciding bar's own close"}
 _DAYS_PER_YEAR = 365
 
@@ -109,12 +110,20 @@ def _pictures(
     benchmark = result.references["buy_and_hold"]
     beside = {"Buy and hold": Curve(benchmark.timestamps, benchmark.equity)}
     period = f"from {_date(result.timestamps[0])} to {_date(result.timestamps[-1])}"
+    plain = {
+        _name(family): Curve(traded.timestamps, traded.equity)
+        for family, traded in result.plain.items()
+        if traded.metrics.num_trades
+    }
     yield Picture(
         "equity",
-        plot_equity(strategy, beside),
+        plot_equity(strategy, beside | plain),
         f"Lines of equity {period}: the strategy goes from {currency(result.equity[0])} to "
-        f"{currency(result.equity[-1])}, buy and hold ends at {currency(benchmark.equity[-1])}.",
-        "What the account was worth at every bar, beside equal parts of every market bought once at the first bar.",
+        f"{currency(result.equity[-1])}, buy and hold ends at {currency(benchmark.equity[-1])}"
+        + "".join(f", {name} at {currency(curve.equity[-1])}" for name, curve in plain.items())
+        + ".",
+        "What the account was worth at every bar, beside equal parts of every market bought once at the first bar"
+        + (", and beside the plain models that traded." if plain else "."),
     )
     depth = drawdown(result.equity)
     lowest = result.timestamps[int(np.argmin(depth))]
@@ -204,7 +213,7 @@ def _page(
 </div>
 </main>
 <div class="below">
-<section>
+{_plain_section(result)}<section>
 <h2>What the numbers mean</h2>
 <dl class="definitions">
 {"".join(f"<div><dt>{escape(name.label)}</dt><dd>{escape(name.definition)}</dd></div>" for name in METRIC_NAMES)}
@@ -239,12 +248,30 @@ def _tiles(result: BacktestResult) -> str:
 
 def _metrics_table(result: BacktestResult) -> str:
     columns = {"Strategy": result.metrics} | {
-        _REFERENCE_NAMES.get(name, name): reference.metrics for name, reference in result.references.items()
+        _name(name): reference.metrics for name, reference in result.references.items()
     }
     rows = [
         (name.label, *(name.text(getattr(metrics, name.key)) for metrics in columns.values())) for name in METRIC_NAMES
     ]
     return _table("Figures of the strategy and of its references", rows, head=("", *columns))
+
+
+def _plain_section(result: BacktestResult) -> str:
+    if not result.plain:
+        return ""
+    names = [name for name in METRIC_NAMES if name.key in _PLAIN_FIGURES]
+    models = {"Strategy": result.metrics} | {_name(family): traded.metrics for family, traded in result.plain.items()}
+    rows = [(model, *(name.text(getattr(metrics, name.key)) for name in names)) for model, metrics in models.items()]
+    return f"""<section>
+<h2>Beside plain models</h2>
+{_table("Figures of the strategy and of plain models", rows, head=("", *(name.label for name in names)))}
+<p class="note">Fitted on the same bars, and traded by the same policy at the same costs.</p>
+</section>
+"""
+
+
+def _name(reference: str) -> str:
+    return _REFERENCE_NAMES.get(reference, reference.capitalize())
 
 
 def _assumptions(result: BacktestResult) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from flashtrader.config import Experiment, to_yaml
-from flashtrader.errors import TrainingError
+from flashtrader.errors import ConfigError, TrainingError
 from flashtrader.files import read_json_lines, write_text
 from flashtrader.market.spans import iso_time
 from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel
+from flashtrader.models.plain import save_plain
 from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import output_rows
 from flashtrader.models.weights import save_tensors
@@ -31,38 +32,30 @@ from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
+from flashtrader.training.plain import fit_plain_models, train_plain
+from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 
 Watcher = Callable[[Metrics], None]
 
 
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What came of a training. Losses are in units of the objective on standardised targets."""
-
-    run: Run
-    steps: int
-    best_step: int
-    validation_loss: float
-    skill: str
-    """What the validation skill is: ic, …"""
-    validation_skill: float
-    seconds: float
-    stopped: str
-    """completed, early or interrupted."""
-
-
 def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
-    """Train the model that an experiment describes in a new run directory.
+    """Train the model that an experiment describes in a new run directory, after the plain models beside it.
 
-    `watch` gets the metrics of every step as they are written to metrics.jsonl.
+    A plain model of its own is fitted at once. `watch` gets the metrics of every step as they are written to
+    metrics.jsonl.
     """
     check_installed(experiment.training)
+    if experiment.plain_family is not None:
+        return train_plain(experiment.plain_family, experiment, data_dir, runs_dir)
     data = prepare(experiment, data_dir)
     model = _untrained(experiment, data)
     manifest = describe_training(experiment, data, model)
+    beside = fit_plain_models(experiment, data, experiment.plain_models)
     run = create_run(runs_dir, experiment)
-    run.write_manifest(manifest)
+    for family, fitted in beside.items():
+        save_plain(run.plain_model(family), fitted.model)
+    run.write_manifest(manifest | {"plain_models": {family: asdict(fitted.score) for family, fitted in beside.items()}})
     return Trainer(experiment, data, model, run).train(watch)
 
 
@@ -72,6 +65,11 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
     Raises ConfigError for any other change, DataError when the bars that the run was trained on have changed.
     """
+    if experiment.plain_family is not None:
+        raise ConfigError(
+            f"{run.path}: {experiment.plain_family} is fitted at once and has nothing to go on with; train a new run "
+            "with --config"
+        )
     check_same_experiment(run, experiment)
     data = prepare(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)

@@ -17,10 +17,10 @@ from flashtrader.models.precision import device_of
 from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
-from flashtrader.training.data import TrainingData
+from flashtrader.training.data import LabelledPanel, TrainingData
 
 _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
-_RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow")
+_RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scikit-learn")
 
 
 def describe_training(experiment: Experiment, data: TrainingData, model: GridModel) -> dict[str, Any]:
@@ -29,17 +29,23 @@ def describe_training(experiment: Experiment, data: TrainingData, model: GridMod
     Raises BackendError when the attention backend that the experiment names can't run the training's calls.
     """
     device = device_of(model)
+    return describe_data(experiment, data) | {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "attention": asdict(choose_attention(experiment, model)),
+    }
+
+
+def describe_data(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
+    """Return the part of a manifest that any model's has: when, with what and of which bars it was made."""
     libraries = ("transformers",) if experiment.model.backbone == "hf" else ()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "versions": {"flashtrader": __version__, "python": platform.python_version()}
         | {package: version(package) for package in (*_RECORDED_PACKAGES, *libraries)},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
         "seed": experiment.training.seed,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "attention": asdict(choose_attention(experiment, model)),
         "data": data.fingerprints,
         "panel": {
             "bars": len(data.panel.timestamps),

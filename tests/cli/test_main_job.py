@@ -24,7 +24,14 @@ SETTINGS: dict[str, Any] = {
     },
     "split": {"validation": 0.2, "test": 0.2},
     "model": {"context_bars": 8, "width": 8, "layers": 2, "heads": 2},
-    "training": {"segment_bars": 48, "batch_size": 2, "max_steps": 6, "evaluate_every": 3, "device": "cpu"},
+    "training": {
+        "segment_bars": 48,
+        "batch_size": 2,
+        "max_steps": 6,
+        "evaluate_every": 3,
+        "device": "cpu",
+        "plain_models": ["ridge"],
+    },
     "policy": {"kind": "tanh", "scale": 1000.0, "max_weight": 0.5},
     "backtest": {"fee_bps": 5.0, "slippage_bps": 2.5},
 }
@@ -86,7 +93,7 @@ def test_train_predict_backtest_leave_everything_in_the_run(trained: Place) -> N
     assert equity.index[0] == utc(TEST_START)
     assert equity["equity"].iloc[0] == 100_000
     assert tested["metrics"]["final_equity"] == equity["equity"].iloc[-1]
-    assert set(tested["references"]) == {"buy_and_hold", "cash"}
+    assert set(tested["references"]) == {"buy_and_hold", "cash", "ridge"}
     assert tested["references"]["cash"]["total_return"] == 0
     assert tested["metrics"]["total_cost"] > 0
     for name in ("config.yaml", "manifest.json", "metrics.jsonl", "trades.parquet", "weights.parquet", "report.html"):
