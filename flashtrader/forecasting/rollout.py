@@ -14,7 +14,7 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import COLUMNS, Bars, resample
 from flashtrader.market.spans import iso_time
 from flashtrader.models.cache import KeyValueCache
-from flashtrader.models.candles import CandleModel, next_shape
+from flashtrader.models.candles import CandleModel, NextShape
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of
 from flashtrader.models.stream import answer, check_finite, chunk_length, forecasts_of
@@ -121,12 +121,13 @@ def sample_next_candles(
     A draw is limited to `panel.clip` standard deviations either way, as features are: the exponential of a Student-t,
     which a wick is, has no mean.
     """
-    distribution = next_shape(torch.from_numpy(answers_RKP[:, NUM_COLUMNS:]).double())
-    degrees, location, scale = (array.numpy() for array in (distribution.df, distribution.loc, distribution.scale))
-    drawn = location + scale * generator.standard_t(degrees)
+    tie_logits, student_t = NextShape.of(torch.from_numpy(answers_RKP[:, NUM_COLUMNS:]).double())
+    location, scale, degrees = (array.numpy() for array in (student_t.loc, student_t.scale, student_t.df))
     clip = model.standardiser.clip
+    drawn = np.clip(location + scale * generator.standard_t(degrees), -clip, clip)
+    drawn[generator.random(drawn.shape) < tie_logits.sigmoid().numpy()] = 0.0
     deviations = model.standardiser.target_std[NUM_COLUMNS:].double().cpu().numpy()
-    return next_candles_of_shape(candles_R5, deviations * np.clip(drawn, -clip, clip))
+    return next_candles_of_shape(candles_R5, deviations * drawn)
 
 
 def _able(experiment: Experiment, model: GridModel, panel: Panel, num_paths: int) -> CandleModel:

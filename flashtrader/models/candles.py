@@ -1,5 +1,7 @@
 """The autoregressive candle model: the next candle, and a distribution from which any sample is a candle."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import StudentT
@@ -10,21 +12,54 @@ from flashtrader.models.model import GridModel, Standardiser, build_decoder, zer
 from flashtrader.panel.candles import NUM_COLUMNS
 from flashtrader.panel.scaling import Scaler
 
-NUM_PARAMETERS = 3
-"""Of a Student-t: location, logarithm of the scale, and what the degrees of freedom are made of."""
-SMALLEST_SCALE = 0.05
-"""In standard deviations. Prices move in ticks: no gap, no body and no wick come exactly so often that without a floor
-their likelihood would have no bound, and its gradient would drown the others'."""
+NUM_PARAMETERS = 4
+"""Of one variable's distribution: location, logarithm of the scale, what the degrees of freedom are made of, tie."""
+SMALLEST_SCALE = 0.02
+"""In standard deviations. Prices move in ticks: where one value comes again and again, a density without a floor would
+have no bound, and its gradient would drown all others."""
 FEWEST_DEGREES = 2.0
 """Of freedom: above them the variance is finite."""
+
+
+class NextShape(NamedTuple):
+    """The distribution of the next candle's SHAPE (..., 5): each variable is a tie, exactly 0, or Student-t.
+
+    In minutes no gap, no body, no wick and unchanged volume are common; a density alone would find them infinitely
+    likely. The five are independent given what the model has read: what moves them together from bar to bar is in their
+    parameters, but that a long body tends to come with more volume within one bar is not.
+    """
+
+    tie_logits: Tensor
+    otherwise: StudentT
+    """In standard deviations of each variable."""
+
+    @classmethod
+    def of(cls, parameters: Tensor) -> "NextShape":
+        """Return the distribution of its parameters (..., 4): of an answer, those of targets 5 to 9."""
+        location, log_scale, degrees, tie_logits = parameters.unbind(-1)
+        return cls(
+            tie_logits,
+            StudentT(
+                df=FEWEST_DEGREES + nn.functional.softplus(degrees),
+                loc=location,
+                scale=SMALLEST_SCALE + log_scale.exp(),
+                validate_args=False,
+            ),
+        )
+
+    def log_likelihood(self, shapes: Tensor) -> Tensor:
+        """Return the logarithm of each variable's density (...), and of its probability where it is a tie."""
+        density: Tensor = self.otherwise.log_prob(shapes)  # type: ignore[no-untyped-call]
+        logsigmoid = nn.functional.logsigmoid
+        return torch.where(shapes == 0, logsigmoid(self.tie_logits), logsigmoid(-self.tie_logits) + density)
 
 
 class CandleModel(GridModel):
     """A token is one candle, or the newest closed one of a longer interval; predicts the candle that follows.
 
     Answers (B, T, 5, 1): the change of each logarithm, as in the panel's first five targets. With a distribution
-    (B, T, 10, 3): behind these, whose second and third numbers are 0, stand the parameters of `next_shape`. An
-    untrained model forecasts no change.
+    (B, T, 10, 4): behind these, whose other numbers are 0, stand the parameters of `NextShape`. An untrained model
+    forecasts no change.
     """
 
     def __init__(self, experiment: Experiment, scaler: Scaler) -> None:
@@ -54,20 +89,3 @@ class CandleModel(GridModel):
         if not self.learns_shape:
             return changes
         return torch.cat((nn.functional.pad(changes, (0, NUM_PARAMETERS - 1)), shape), dim=-2)
-
-
-def next_shape(parameters: Tensor) -> StudentT:
-    """Return the distribution of the next candle's SHAPE (...), in standard deviations of each.
-
-    parameters: (..., 3), of an answer those of targets 5 to 9.
-
-    The five are independent given what the model has read: what moves them together from bar to bar is in their
-    parameters, but that a long body tends to come with more volume within one bar is not.
-    """
-    location, log_scale, degrees = parameters.unbind(-1)
-    return StudentT(
-        df=FEWEST_DEGREES + nn.functional.softplus(degrees),
-        loc=location,
-        scale=SMALLEST_SCALE + log_scale.exp(),
-        validate_args=False,
-    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
-from flashtrader.models.candles import next_shape
+from flashtrader.models.candles import NextShape
 from flashtrader.panel.candles import CLOSE, NUM_COLUMNS, VOLUME
 from flashtrader.training.sharpe import negative_sharpe, net_returns, sharpe_ratio
 
@@ -52,8 +52,8 @@ def next_candle(outputs_BTKP: Tensor, targets_BTK: Tensor, loss: Loss, volume_we
         return point
     shape_BTC = targets_BTK[..., NUM_COLUMNS:]
     known_BTC = ~shape_BTC.isnan()
-    distribution = next_shape(outputs_BTKP[..., NUM_COLUMNS:, :][known_BTC])
-    return point - distribution.log_prob(shape_BTC[known_BTC]).mean()  # type: ignore[no-any-return, no-untyped-call]
+    distribution = NextShape.of(outputs_BTKP[..., NUM_COLUMNS:, :][known_BTC])
+    return point - distribution.log_likelihood(shape_BTC[known_BTC]).mean()
 
 
 def cross_entropy(outputs_BTKP: Tensor, targets_BTK: Tensor, class_weights: Tensor) -> Tensor:

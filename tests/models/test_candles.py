@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 
@@ -116,16 +117,19 @@ def student_t_loss(outputs: np.ndarray, targets: np.ndarray) -> float:
     errors = np.abs(outputs[:, :5, 0] - targets[:, :5])
     huber = np.where(errors < 1, errors**2 / 2, errors - 0.5)
     weights = np.array([1, 1, 1, 1, 0.25])
-    location, log_scale, degrees = np.moveaxis(outputs[:, 5:], -1, 0)
-    likelihood = scipy.stats.t.logpdf(
+    location, log_scale, degrees, tie_logits = np.moveaxis(outputs[:, 5:], -1, 0)
+    density = scipy.stats.t.logpdf(
         targets[:, 5:], FEWEST_DEGREES + np.log1p(np.exp(degrees)), location, SMALLEST_SCALE + np.exp(log_scale)
     )
+    tie = scipy.special.expit(tie_logits)
+    likelihood = np.where(targets[:, 5:] == 0, np.log(tie), np.log(1 - tie) + density)
     return float((huber * weights).sum() / (len(huber) * weights.sum()) - likelihood.mean())
 
 
 def test_the_objective_weighs_volume_and_adds_the_likelihood_of_student_t() -> None:
     generator = np.random.default_rng(0)
-    outputs, targets = generator.normal(size=(40, 10, 3)), 2 * generator.standard_t(3, size=(40, 10))
+    outputs, targets = generator.normal(size=(40, 10, 4)), 2 * generator.standard_t(3, size=(40, 10))
+    targets[::3, 7] = 0
     objective = build_objective(experiment())
     loss = objective(torch.from_numpy(outputs)[None], torch.from_numpy(targets)[None])
     assert loss.item() == pytest.approx(student_t_loss(outputs, targets), rel=1e-9)
@@ -139,7 +143,7 @@ def test_the_objective_weighs_volume_and_adds_the_likelihood_of_student_t() -> N
 
 def test_an_unknown_candle_neither_counts_nor_gets_a_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(1, 8, 10, 3, generator=generator).requires_grad_()
+    outputs = torch.randn(1, 8, 10, 4, generator=generator).requires_grad_()
     targets = torch.randn(1, 8, 10, generator=generator)
     targets[:, 2] = torch.nan
     objective = build_objective(experiment())
@@ -152,10 +156,11 @@ def test_an_unknown_candle_neither_counts_nor_gets_a_gradient() -> None:
     assert outputs.grad.isfinite().all()
 
 
-def test_a_tie_that_comes_always_has_a_bounded_likelihood() -> None:
-    outputs = torch.full((1, 50, 10, 3), -40.0)
-    outputs[..., 0] = 0
-    loss = build_objective(experiment())(outputs.requires_grad_(), torch.zeros(1, 50, 10))
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_value_that_comes_always_has_a_bounded_likelihood(value: float) -> None:
+    outputs = torch.full((1, 50, 10, 4), -40.0)
+    outputs[..., 0] = value
+    loss = build_objective(experiment())(outputs.requires_grad_(), torch.full((1, 50, 10), value))
     loss.backward()
     assert outputs.grad is not None
     assert outputs.grad.isfinite().all()
@@ -164,7 +169,7 @@ def test_a_tie_that_comes_always_has_a_bounded_likelihood() -> None:
 
 def test_the_skill_is_the_correlation_of_the_close_alone() -> None:
     generator = np.random.default_rng(0)
-    outputs, targets = generator.normal(size=(60, 10, 3)), generator.normal(size=(60, 10))
+    outputs, targets = generator.normal(size=(60, 10, 4)), generator.normal(size=(60, 10))
     outputs[::9], targets[::7] = np.nan, np.nan
     both = np.isfinite(outputs[:, 3, 0]) & np.isfinite(targets[:, 3])
     skill = build_skill(experiment())
@@ -174,5 +179,5 @@ def test_the_skill_is_the_correlation_of_the_close_alone() -> None:
 
 def test_volume_may_have_a_network_of_its_own() -> None:
     shared, own = (trained(experiment(volume_head=head))[0] for head in (False, True))
-    assert sum(weight.numel() for weight in own.volume_head.parameters()) == 16 * 16 + 16 + 16 * 4 + 4
-    assert sum(weight.numel() for weight in shared.volume_head.parameters()) == 16 * 4 + 4
+    assert sum(weight.numel() for weight in own.volume_head.parameters()) == 16 * 16 + 16 + 16 * 5 + 5
+    assert sum(weight.numel() for weight in shared.volume_head.parameters()) == 16 * 5 + 5
