@@ -31,6 +31,37 @@ def predict(
         Path | None,
         typer.Option("--out", help="Where to write; the run's forecasts.parquet unless given.", show_default=False),
     ] = None,
+    rollout: Annotated[
+        int | None,
+        typer.Option(
+            "--rollout",
+            help="Family candles: go on from the newest bar for so many, each forecast from those before it.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    num_paths: Annotated[
+        int | None,
+        typer.Option(
+            "--paths",
+            help="With --rollout, sample paths; 200 where the model has a distribution.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+    decision: Annotated[
+        str | None,
+        typer.Option("--from", help="With --rollout, another bar to go on from: a time, UTC.", show_default=False),
+    ] = None,
+    num_starts: Annotated[
+        int | None,
+        typer.Option(
+            "--starts",
+            help="With --rollout, bars of the split from which the bands are checked; 10.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     attention: Annotated[
         str | None,
         typer.Option(
@@ -58,18 +89,32 @@ def predict(
 
     With --follow, fetch new closed bars as they come (bars from files: read what others store), forecast each, print a
     line for it and write them all to the run's live.parquet; with --json, each line is one JSON object.
+    A run of family candles also writes candles.parquet, the forecast of each next candle, and pictures; with --rollout,
+    rollout.parquet, and a fan chart of its paths.
     With --attention, write the attention weights of the chosen bars and pictures of them into the run's attention/.
     """
+    from flashtrader.cli.candle_forecasts import rollout_request
+    from flashtrader.errors import ConfigError
     from flashtrader.forecasting.forecast import answer_run, forecast_run, keep_forecasts, write_forecasts
     from flashtrader.run import find_run
 
+    chosen = find_run(runs_dir, run)
+    modes = {"--attention": attention is not None, "--follow": follow, "--rollout": rollout is not None}
+    asked = [option for option, given in modes.items() if given]
+    if len(asked) > 1:
+        raise ConfigError(f"give {' or '.join(asked)}, not both")
     if attention is not None:
         from flashtrader.cli.attention_maps import show_attention
 
-        return show_attention(find_run(runs_dir, run), data_dir, attention, out, as_json)
-    chosen = find_run(runs_dir, run)
+        return show_attention(chosen, data_dir, attention, out, as_json)
     if follow:
         return _follow(chosen, data_dir, base_url, num_bars, out, as_json)
+    request = rollout_request(chosen, rollout, num_paths, decision, num_starts)
+    if chosen.experiment.model.family == "candles":
+        from flashtrader.cli.candle_forecasts import predict_candles
+
+        answers = answer_run(chosen, data_dir, split.value)
+        return predict_candles(answers, split, out or chosen.forecasts, request, as_json)
     if chosen.experiment.data.kind == "books":
         from flashtrader.cli.book_forecasts import show_directions
 
