@@ -370,6 +370,14 @@ def test_one_snapshot_by_http(store: BookStore) -> None:
     assert store.read(SERIES)["gap_before"].all()
 
 
+@pytest.mark.network
+def test_the_real_exchange(store: BookStore) -> None:
+    source = BybitBooks(levels=LEVELS)
+    [ended] = record(source, store, ["BTCUSDT"], 10.0)
+    assert ended.rows > 50
+    assert ended.gaps == {}
+
+
 def test_levels_that_the_exchange_does_not_have() -> None:
     assert [BybitBooks(levels=levels).depth for levels in (1, 50, 51, 200)] == [50, 50, 200, 200]
     with pytest.raises(ConfigError, match="1 to 200"):
