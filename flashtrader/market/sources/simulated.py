@@ -115,7 +115,7 @@ class SimulatedSource:
         """
         numbers = _numbers(interval, timestamps)
         signs, bars_left = self._regime(interval, numbers)
-        drifting = (np.minimum(horizon_bars, bars_left) - np.maximum(bars_left - DRIFT_BARS, 0)).clip(0)
+        drifting: Array = (np.minimum(horizon_bars, bars_left) - np.maximum(bars_left - DRIFT_BARS, 0)).clip(0)
         return -signs * self._kappa * _volatility(symbol, interval) * drifting
 
     def truth(self, symbol: str, interval: Interval) -> dict[str, Any]:
