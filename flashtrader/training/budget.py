@@ -1,16 +1,17 @@
 """What a training would cost, before it begins."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from flashtrader.attention import Choice
-from flashtrader.attention.cost import AttentionShape, attention_cost
+from flashtrader.attention import AttentionPattern, Choice
+from flashtrader.attention.cost import AttentionCost, AttentionShape, attention_cost
 from flashtrader.config import Experiment
-from flashtrader.models.blocks import hidden_width
+from flashtrader.models.blocks import ACROSS, hidden_width
 from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel, unit_scaler
 from flashtrader.models.precision import autocast, compute_dtype, device_of, pick_device
@@ -69,7 +70,8 @@ def choose_attention(experiment: Experiment, model: GridModel) -> Choice:
     Raises BackendError when the one that the experiment names can't run it.
     """
     shape, device = model.decoder.shape, device_of(model)
-    size = (1, experiment.training.segment_bars * shape.entities, shape.heads, shape.width // shape.heads)
+    length = experiment.training.segment_bars * model.decoder.tokens_per_step
+    size = (1, length, shape.heads, shape.width // shape.heads)
     q_BNHD = torch.empty(size, dtype=compute_dtype(experiment.training, device), device=device)
     return model.decoder.choose_attention(q_BNHD)
 
@@ -83,59 +85,62 @@ def step_peak_bytes(experiment: Experiment, model: GridModel) -> int | None:
     block come first the feed-forward layer's gradients, then, its own activations gone, the attention's. What a block
     keeps for each token, as autograd has it:
 
-    - RMSNorm, twice: its input, the inverse root, its output, and on a CPU, where it is not one kernel, its input
-      scaled (it stays full precision under autocast, its output does not);
-    - attention: `attention_cost`, and q and k before rotation, since v is a view of one tensor with them;
+    - RMSNorm, before each branch: its input, the inverse root, its output, and on a CPU, where it is not one kernel,
+      its input scaled (it stays full precision under autocast, its output does not);
+    - attention: `attention_cost`, and q and k before rotation, since v is a view of one tensor with them; factorised,
+      once more across the entities, where nothing is rotated;
     - SwiGLU: gate and value, silu(gate), and the product, 4 hidden widths;
-    - dropout: its factors, for either branch.
+    - dropout: its factors, for each branch.
     """
     if experiment.model.backbone == "hf":
         return None
     training, shape, device = experiment.training, model.decoder.shape, device_of(model)
     dtype = compute_dtype(training, device)
-    length = training.segment_bars * shape.entities
-    attention = attention_cost(
-        choose_attention(experiment, model).backend,
-        AttentionShape(training.batch_size, length, length, shape.heads, shape.width // shape.heads, dtype),
-        model.decoder.pattern,
-        device.type,
-    )
-    tokens = training.batch_size * length
+    bars = training.batch_size * training.segment_bars
+    tokens = bars * shape.entities
     full, low = tokens * _FLOAT_BYTES, tokens * dtype.itemsize  # a number for each token, in both precisions
     width, hidden = shape.width, hidden_width(shape.width)
-    qkv_bytes = 3 * width * low
 
     norm = (1 + width) * full + width * low + (width * full if device.type == "cpu" else 0)
     dropout = width * low if shape.dropout else 0
-    attention_branch = norm + 2 * width * low + attention.saved_bytes + dropout
-    feedforward_branch = norm + 4 * hidden * low + dropout
-    blocks = shape.layers * (attention_branch + feedforward_branch)
+    block = norm + 4 * hidden * low + dropout  # of its branches, the last first: feed-forward
+    gradients = [width * full + 2 * hidden * low - dropout]  # above all that is kept, as each branch goes backward
+    for attention, rotated in _attentions_from_the_last(experiment, model):
+        in_the_kernel = attention.training_peak_bytes - (attention.saved_bytes - 3 * width * low)
+        gradients.append(width * full + width * low + in_the_kernel - block)
+        block += norm + (2 * width * low if rotated else 0) + attention.saved_bytes + dropout
 
-    bars = training.batch_size * training.segment_bars
-    assets, features, _ = model.standardiser.shape
-    batch = bars * assets * (_FLOAT_BYTES * (features + 1) + 1)  # features and target, and one byte of the mask
-    ends = bars * assets * (features + 1) * dtype.itemsize  # the tokeniser's input
-    labels = training.batch_size * (training.segment_bars - experiment.unlabelled_bars) * assets
-    head = norm + _FLOAT_BYTES * (2 * bars * assets + 2 * labels)  # outputs, targets, and those that count of both
-
-    residual_gradient = width * full
-    feedforward_gradients = residual_gradient + 2 * hidden * low - dropout
-    attention_gradients = (
-        residual_gradient
-        + width * low
-        + attention.training_peak_bytes
-        - (attention.saved_bytes - qkv_bytes)
-        - feedforward_branch
-    )
-    activations = batch + ends + blocks + max(head, feedforward_gradients, attention_gradients)
+    entities, features, targets = model.standardiser.shape
+    answers = targets * model.numbers_per_target
+    batch = bars * (_FLOAT_BYTES * (entities * features + targets) + entities)  # one byte of the mask
+    ends = bars * entities * (features + 1) * dtype.itemsize  # the tokeniser's input
+    labelled_bars = training.batch_size * (training.segment_bars - experiment.unlabelled_bars)
+    head = norm + _FLOAT_BYTES * (bars + labelled_bars) * (answers + targets)  # all, and those that count
+    activations = batch + ends + shape.layers * block + max(head, *gradients)
 
     parameters = sum(weight.numel() for weight in model.parameters())
-    weight_and_moments, gradients = 3 * _FLOAT_BYTES * parameters, _FLOAT_BYTES * parameters
+    weight_and_moments, weight_gradients = 3 * _FLOAT_BYTES * parameters, _FLOAT_BYTES * parameters
     if dtype != torch.float32:
         weight_and_moments += dtype.itemsize * parameters  # autocast keeps a copy of the weights
     if training.accumulate > 1:
-        return weight_and_moments + gradients + activations
-    return weight_and_moments + max(activations, gradients)  # gradients come as activations go
+        return weight_and_moments + weight_gradients + activations
+    return weight_and_moments + max(activations, weight_gradients)  # gradients come as activations go
+
+
+def _attentions_from_the_last(experiment: Experiment, model: GridModel) -> Iterator[tuple[AttentionCost, bool]]:
+    """Yield the cost of each attention of a block, the last first, and whether it rotates its queries and keys."""
+    training, decoder, shape, device = experiment.training, model.decoder, model.decoder.shape, device_of(model)
+    dtype, head_dim = compute_dtype(training, device), shape.width // shape.heads
+
+    def cost(batch: int, length: int, pattern: AttentionPattern) -> AttentionCost:
+        call = AttentionShape(batch, length, length, shape.heads, head_dim, dtype)
+        return attention_cost(choose_attention(experiment, model).backend, call, pattern, device.type)
+
+    sequences, length = training.batch_size, training.segment_bars * shape.entities
+    if shape.factorised:
+        yield cost(sequences * training.segment_bars, shape.entities, ACROSS), False
+        sequences, length = sequences * shape.entities, training.segment_bars
+    yield cost(sequences, length, decoder.pattern), True
 
 
 class Rehearsal:

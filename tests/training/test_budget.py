@@ -40,6 +40,21 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(memory: PeakMemory,
     assert row.ratio == pytest.approx(1.0, abs=0.2), f"{row.estimated_bytes:,} for {row.measured_bytes:,}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        pytest.param("portfolio", LARGER, id="factorised"),
+        pytest.param("portfolio", ["model.mixing=joint", "model.dropout=0.1", *LARGER], id="joint"),
+        pytest.param("portfolio-weights", LARGER, id="weights"),
+    ],
+)
+def test_the_estimate_knows_grids_of_several_entities(memory: PeakMemory, config: str, changes: list[str]) -> None:
+    row = measure_training(memory, config, load_config(SMOKE.with_stem(config), changes))
+    assert row.measured_bytes is not None
+    assert row.ratio == pytest.approx(1.0, abs=0.2), f"{row.estimated_bytes:,} for {row.measured_bytes:,}"
+
+
 def test_the_dry_run_reports_that_estimate_and_measures_a_step() -> None:
     experiment = load_config(SMOKE, [])
     budget = estimate(experiment)
