@@ -135,7 +135,9 @@ def test_a_run_begins_without_a_forecast() -> None:
 @pytest.mark.parametrize("mixing", ["joint", "factorised"])
 def test_the_model_learns_that_the_larger_side_leads_the_mid(mixing: str) -> None:
     described = experiment(
-        data={"levels": 2}, model={"mixing": mixing, "layers": 1}, training={"learning_rate": 0.01, "segment_bars": 48}
+        data={"levels": 2},
+        model={"mixing": mixing, "layers": 1, "context_bars": 3},
+        training={"learning_rate": 0.02, "segment_bars": 48},
     )
     panel = build_book_panel({"BTCUSDT": leading_book(1_500)}, described.panel)
     train, test = Rows(0, 1_000), Rows(1_000, 1_500)
