@@ -276,7 +276,7 @@ def _with_training(experiment: Experiment, **changes: object) -> Experiment:
 def _at(common: Experiment, context_bars: int, seed: int) -> Experiment:
     name = f"{common.name}-context-{context_bars}-seed-{seed}"
     model = common.model.model_copy(update={"context_bars": context_bars})
-    return _with_training(common, seed=seed).model_copy(update={"name": name, "model": model})
+    return _with_training(common, seed=seed, plain_models=()).model_copy(update={"name": name, "model": model})
 
 
 def _labelled_bars(experiment: Experiment) -> int:

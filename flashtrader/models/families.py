@@ -31,8 +31,8 @@ def build_model(experiment: Experiment, scaler: Scaler) -> GridModel:
     """
     if experiment.plain_family is not None:
         raise ConfigError(
-            f"model.family: {experiment.plain_family} is a plain model, fitted at once: it has no transformer to "
-            "rehearse, to follow or to look into"
+            f"model.family: {experiment.plain_family} is a plain model, fitted at once and without a "
+            "transformer, which --dry-run, --follow and --attention are about; leave the option out"
         )
     torch.manual_seed(experiment.training.seed)
     return FAMILIES[experiment.model.family](experiment, scaler)

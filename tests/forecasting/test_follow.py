@@ -35,7 +35,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ),
         split=SplitConfig(validation=0.2, test=0.2),
         model=ModelConfig(context_bars=8, width=8, layers=2, heads=2),
-        training=TrainingConfig(segment_bars=48, batch_size=2, max_steps=4, evaluate_every=2, device="cpu"),
+        training=TrainingConfig(
+            segment_bars=48, batch_size=2, max_steps=4, evaluate_every=2, device="cpu", plain_models=()
+        ),
     )
     return train_model(experiment, place / "data", place / "runs", lambda _metrics: None).run
 

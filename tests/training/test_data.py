@@ -25,7 +25,7 @@ def experiment(labels: str) -> Experiment:
         split=SplitConfig(validation=0.2, test=0.2),
         model=ModelConfig(context_bars=8, width=8, layers=1, heads=2),
         training=TrainingConfig(
-            segment_bars=24, labels=labels, batch_size=4, max_steps=2, evaluate_every=1, device="cpu"
+            segment_bars=24, labels=labels, batch_size=4, max_steps=2, evaluate_every=1, device="cpu", plain_models=()
         ),
     )
 

@@ -42,6 +42,7 @@ def experiment(**training: Any) -> Experiment:
         "evaluate_every": 4,
         "schedule_warmup_steps": 2,
         "device": "cpu",
+        "plain_models": (),
     }
     return Experiment(
         name="tiny",
