@@ -146,6 +146,8 @@ class _Recording:
         self.heard, self._heard_s = True, time.monotonic()
         if self.book.apply(message):
             self._keep(message.time_ms)
+        if self.book.following and message.kind == "snapshot":
+            self._waiting = False
 
     def keep_up(self, stream: BookStream) -> None:
         """Ask for a snapshot once the book is lost, or after a long silence.
@@ -153,14 +155,13 @@ class _Recording:
         Raises BrokenStreamError when the one that was asked for doesn't come.
         """
         now_s = time.monotonic()
-        if self.book.following:
-            self._waiting = False
-            ask = now_s - max(self._heard_s, self._asked_s) > QUIET_S
-        elif self._waiting and now_s - self._asked_s > SNAPSHOT_S:
-            raise BrokenStreamError(f"no snapshot of {self.series.symbol} came within {SNAPSHOT_S:g} s")
-        else:
-            ask = not self._waiting and now_s - self._asked_s > RESUBSCRIBE_S
-        if ask:
+        if self._waiting:
+            if now_s - self._asked_s > SNAPSHOT_S:
+                raise BrokenStreamError(f"no snapshot of {self.series.symbol} came within {SNAPSHOT_S:g} s")
+            return
+        quiet = now_s - self._heard_s > QUIET_S
+        lost = not self.book.following and now_s - self._asked_s > RESUBSCRIBE_S
+        if quiet or lost:
             stream.resubscribe(self.series.symbol)
             self._asked_s, self._waiting = now_s, True
 

@@ -168,7 +168,8 @@ class BookServer:
         self.requests: list[dict[str, Any]] = []
         self.connections = 0
         self._lock = threading.Lock()
-        self._steps, self._pause_s, self._snapshots = steps, pause_s, snapshots
+        self.snapshots = snapshots
+        self._steps, self._pause_s = steps, pause_s
 
     @property
     def exhausted(self) -> bool:
@@ -225,7 +226,7 @@ class BookServer:
             subscribed.remove(symbol)
         elif known:
             subscribed.append(symbol)
-            if self._snapshots:
+            if self.snapshots:
                 connection.send(json.dumps(self.wires[symbol].market.snapshot()))
 
 

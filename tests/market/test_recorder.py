@@ -26,7 +26,7 @@ SERIES = BookSeries("bybit", "BTCUSDT", LEVELS)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flush often, and lose no time between two attempts."""
-    monkeypatch.setattr(recorder, "FLUSH_S", 0.05)
+    monkeypatch.setattr(recorder, "FLUSH_S", 0.2)
     monkeypatch.setattr(recorder, "RESUBSCRIBE_S", 0.0)
     monkeypatch.setattr(recorder, "FIRST_BACKOFF_S", 0.0)
     monkeypatch.setattr(recorder, "_TICK_S", 0.02)
@@ -326,6 +326,19 @@ def test_a_quiet_market_is_asked_again_and_stays_one_run(store: BookStore, monke
         subscriptions = lambda: [request["op"] for request in server.requests].count("subscribe")  # noqa: E731
         record_until(lambda: subscriptions() > 2, server, store)
     assert (server.connections, store.ledger(SERIES).gaps) == (1, {})
+
+
+def test_a_subscription_that_has_died_is_left(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection lives, but updates have stopped, and no snapshot comes when asked."""
+    monkeypatch.setattr(recorder, "QUIET_S", 0.1)
+    monkeypatch.setattr(recorder, "SNAPSHOT_S", 0.1)
+    with BookServer(Wire(BookMarket()), steps=5) as server:
+
+        def left() -> bool:
+            server.snapshots = not server.exhausted
+            return server.connections > 1
+
+        record_until(left, server, store)
 
 
 def test_a_silent_server_is_pinged_then_left(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
