@@ -216,9 +216,11 @@ def book() -> LiveBook:
 
 
 def test_a_delta_inserts_updates_deletes_and_pushes_out(book: LiveBook) -> None:
-    assert book.apply(message(11, asks=((100.5, 5.0), (101.0, 1.5)), bids=((100.0, 0.0), (42.0, 0.0))))
+    assert book.apply(message(11, bids=((100.2, 6.0),)))
+    np.testing.assert_array_equal(book.best(3)[:, 2:], [[100.2, 6.0], [100.0, 3.0], [np.nan, 0.0]])
+    assert book.apply(message(12, asks=((100.5, 5.0), (101.0, 1.5)), bids=((100.0, 0.0), (42.0, 0.0))))
     np.testing.assert_array_equal(book.best(3)[:, :2], [[100.5, 5.0], [101.0, 1.5], [np.nan, 0.0]])
-    np.testing.assert_array_equal(book.best(3)[:, 2:], [[99.0, 4.0], [np.nan, 0.0], [np.nan, 0.0]])
+    np.testing.assert_array_equal(book.best(3)[:, 2:], [[100.2, 6.0], [np.nan, 0.0], [np.nan, 0.0]])
     assert book.take_break() is None
 
 
@@ -234,6 +236,13 @@ def test_a_book_without_a_side_is_known_but_not_kept(book: LiveBook) -> None:
     assert book.following
     assert book.apply(message(12, bids=((98.0, 1.0),)))
     assert book.take_break() == ("one_sided", "update 11 leaves no bid")
+
+
+def test_the_first_of_several_reasons_is_told(book: LiveBook) -> None:
+    book.apply(message(13))
+    assert not book.apply(message(14, kind="snapshot", asks=FIRST.asks))
+    assert book.apply(message(15, bids=FIRST.bids))
+    assert book.take_break() == ("out_of_sequence", "update 13 came where 11 was due")
 
 
 @pytest.mark.parametrize(("update_id", "gap"), [(10, False), (11, False), (12, True), (9, True), (1, True)])
