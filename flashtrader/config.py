@@ -168,7 +168,7 @@ class PanelConfig(Section):
     """Causal features; a number in a name is its window in bars."""
     target: TargetConfig = LogReturnTarget(kind="log_return")
     """What is forecast."""
-    multiscale: Annotated[tuple[IntervalCode, ...], AfterValidator(_unique)] = ()
+    multiscale: Annotated[tuple[Annotated[IntervalCode, BeforeValidator(str)], ...], AfterValidator(_unique)] = ()
     """Family candles: longer intervals whose newest closed candle is a token beside every bar."""
     max_gap_bars: NonNegativeInt = 3
     """Missing bars in a row that features, targets and segments may bridge; a longer outage splits the history."""
@@ -421,6 +421,14 @@ class Experiment(Section):
             raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
         if (self.policy.kind == "weights") != (loss == "sharpe"):
             raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
+        of_candles = {
+            "panel.multiscale": self.panel.multiscale,
+            "model.distribution": self.model.distribution != "point",
+            "model.volume_head": self.model.volume_head,
+        }
+        given = [key for key, value in of_candles.items() if value]
+        if given and family != "candles":
+            raise ValueError(f"{given[0]}: only family candles takes it, not {family}")
         if family in ("candles", "orderbook") and len(self.data.symbols) > 1:
             raise ValueError(f"data.symbols: family {family} reads one market; train one run for each")
         return self

@@ -32,6 +32,7 @@ def refusal(tmp_path: Path, settings: object, *overrides: str) -> str:
 def test_there_are_configs_for_the_markets_and_for_a_smoke_test() -> None:
     names = {path.relative_to(path.parents[len(path.parts) - 2 - path.parts.index("configs")]).name for path in CONFIGS}
     assert {"btc-hourly.yaml", "crypto-hourly.yaml", "btc-minute.yaml", "demo.yaml", "returns.yaml"} <= names
+    assert {"candles.yaml", "candles-multiscale.yaml"} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -68,6 +69,16 @@ def test_values_are_coerced_by_annotation(tmp_path: Path) -> None:
     assert experiment.data.interval == "60"
     assert experiment.data.start == datetime(2021, 6, 1, tzinfo=UTC)
     assert experiment.training.learning_rate == 6e-4
+
+
+def test_what_only_candles_have_is_refused_elsewhere(tmp_path: Path) -> None:
+    for override in ("panel.multiscale=[60]", "model.distribution=student_t", "model.volume_head=true"):
+        key = override.partition("=")[0]
+        assert refusal(tmp_path, SMALLEST, override) == f"{key}: only family candles takes it, not returns"
+        experiment = load_config(
+            write(tmp_path, SMALLEST), ["model.family=candles", "panel.target.kind=next_candle", override]
+        )
+        assert experiment.panel.multiscale in ((), ("60",))
 
 
 def test_overrides_win_and_choose_a_policy(tmp_path: Path) -> None:
