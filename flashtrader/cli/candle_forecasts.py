@@ -185,7 +185,7 @@ def _path_table(rolled: "RolledOut") -> Table:
     columns |= {"came": "came"}
     rows = [(f"{step:,}", *(fixed(table[name].iloc[step - 1], 2) for name in columns)) for step in steps]
     num_paths = len(rolled.rollout.paths)
-    title = f"Close after {rolled.decision:%Y-%m-%d %H:%M} UTC: point path, quantiles of {num_paths:,} sample paths"
+    title = f"Close after {rolled.decision:%Y-%m-%d %H:%M} UTC, {num_paths:,} sample paths"
     return Table(title, ("step", *columns.values()), rows)
 
 
@@ -200,7 +200,7 @@ def _band_table(bands: "Sequence[BandScore]") -> Table:
         )
         for score in bands
     ]
-    title = f"Steps of {bands[0].rollouts} rollouts at which what came lay within their bands, 95 %"
+    title = f"Steps inside their bands, {bands[0].rollouts} rollouts"
     return Table(title, ("", "50% band", "90% band"), rows)
 
 

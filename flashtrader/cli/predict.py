@@ -99,7 +99,7 @@ def predict(
     from flashtrader.run import find_run
 
     chosen = find_run(runs_dir, run)
-    modes = {"--attention": attention is not None, "--follow": follow, "--rollout": rollout is not None}
+    modes = {"--follow": follow, "--attention": attention is not None, "--rollout": rollout is not None}
     asked = [option for option, given in modes.items() if given]
     if len(asked) > 1:
         raise ConfigError(f"give {' or '.join(asked)}, not both")

@@ -263,6 +263,7 @@ def crps(draws_STC: Floats, came_TC: Floats) -> Floats:
     """
     num_draws = len(draws_STC)
     weights_S = 2 * np.arange(num_draws) - num_draws + 1
-    spread_TC = np.tensordot(weights_S, np.sort(draws_STC, axis=0), axes=1) / (num_draws * (num_draws - 1))
-    score_TC: Floats = np.abs(draws_STC - came_TC).mean(axis=0) - spread_TC
+    error_STC = np.sort(draws_STC - came_TC, axis=0)  # around 0: nothing is left of draws that are all alike
+    spread_TC = np.tensordot(weights_S, error_STC, axes=1) / (num_draws * (num_draws - 1))
+    score_TC: Floats = np.abs(error_STC).mean(axis=0) - spread_TC
     return score_TC

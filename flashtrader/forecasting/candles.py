@@ -150,7 +150,9 @@ class RolledOut:
     @property
     def bands(self) -> Floats:
         """Quantiles (Q, H, C) at BAND_LEVELS of the sample paths; Q = 0 without them."""
-        return self.rollout.quantiles(BAND_LEVELS if len(self.rollout.paths) else ())
+        if not len(self.rollout.paths):
+            return np.empty((0, *self.came_HC.shape))
+        return self.rollout.quantiles(BAND_LEVELS)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -192,11 +194,11 @@ def check_bands(made: CandleForecasts, num_bars: int, num_paths: int, num_rollou
     answers = made.answers
     forecast_rows = answers.rows.start + np.flatnonzero(np.isfinite(made.forecast_TC).all(axis=1))
     rows = forecast_rows[forecast_rows + num_bars < len(answers.loaded.panel.timestamps)]
-    if not len(rows):
-        return []
     num_rollouts = min(num_rollouts, -(-len(rows) // num_bars))
     chosen = rows[np.linspace(0, len(rows) - 1, num_rollouts).astype(np.int64)]
     rolled = [_roll_out(answers, int(row), num_bars, num_paths) for row in chosen]
+    if not rolled:
+        return []
     return score_bands(np.stack([one.bands for one in rolled]), np.stack([one.came_HC for one in rolled]))
 
 
