@@ -27,6 +27,9 @@ CLOSE, VOLUME, NUM_COLUMNS = 3, 4, 5
 WICK_UNIT = 1e-4
 """One basis point: about a tick and the spread. Below it a wick's length is counted, above it the logarithm is."""
 
+_LARGEST_LOG = 700.0
+"""Of a number that float64 holds, and of one over it."""
+
 
 def candles_of(bars: Bars) -> FloatArray:
     """Return the bars' candles (T, 5)."""
@@ -46,10 +49,10 @@ def candles_from_logs(logs: FloatArray) -> FloatArray:
 
     The same logarithms as a candle's give this candle back, but for rounding.
     """
-    candles = np.exp(logs)
+    candles = np.exp(np.clip(logs, -_LARGEST_LOG, _LARGEST_LOG))
     prices = candles[..., :VOLUME]
     candles[..., 1], candles[..., 2] = prices.max(axis=-1), prices.min(axis=-1)
-    candles[..., VOLUME] = np.expm1(np.maximum(logs[..., VOLUME], 0.0))
+    candles[..., VOLUME] = np.expm1(np.clip(logs[..., VOLUME], 0.0, _LARGEST_LOG))
     return candles
 
 
@@ -78,7 +81,7 @@ def next_candles_of_shape(candles: FloatArray, shapes: FloatArray) -> FloatArray
     gap, body, upper, lower, volume_change = np.moveaxis(shapes, -1, 0)
     open_ = before[..., CLOSE] + gap
     close = open_ + body
-    upper, lower = (WICK_UNIT * np.expm1(np.maximum(wick, 0.0)) for wick in (upper, lower))
+    upper, lower = (WICK_UNIT * np.expm1(np.clip(wick, 0.0, _LARGEST_LOG)) for wick in (upper, lower))
     high, low = np.maximum(open_, close) + upper, np.minimum(open_, close) - lower
     return candles_from_logs(np.stack([open_, high, low, close, before[..., VOLUME] + volume_change], axis=-1))
 

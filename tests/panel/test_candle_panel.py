@@ -71,13 +71,13 @@ def test_a_shape_is_undone() -> None:
     np.testing.assert_allclose(next_candles_of_shape(candles[:-1], shapes), candles[1:], rtol=1e-12, atol=1e-12)
 
 
-anything = arrays(np.float64, (6, 5), elements=st.floats(-20, 20))
+anything = arrays(np.float64, (6, 5), elements=st.floats(-1e4, 1e4))
 
 
 @given(anything)
 def test_whatever_is_forecast_is_a_candle(numbers: np.ndarray) -> None:
     before = candles_of(BARS)[:6]
-    for candles in (next_candles(before, numbers), next_candles_of_shape(before, numbers.clip(-20, 9))):
+    for candles in (next_candles(before, numbers), next_candles_of_shape(before, numbers)):
         validate_bars(as_bars(candles), HOURLY, "forecast")
 
 
