@@ -1,5 +1,6 @@
 """The forecasts of an order-book run, as `flashtrader predict` shows and writes them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -86,8 +87,8 @@ def _tables(scores: "Sequence[DirectionScore]", experiment: "Experiment") -> lis
         (
             score.name,
             f"{score.pnl.signals:,}",
-            f"{fixed(score.pnl.mean_bps, 3, signed=True)} ± {fixed(1.96 * score.pnl.error_bps, 3)}",
-            f"{fixed(score.pnl.mid_mean_bps, 3, signed=True)} ± {fixed(1.96 * score.pnl.mid_error_bps, 3)}",
+            _bps(score.pnl.mean_bps, score.pnl.error_bps),
+            _bps(score.pnl.mid_mean_bps, score.pnl.mid_error_bps),
         )
         for score in scores
     ]
@@ -106,6 +107,13 @@ def _tables(scores: "Sequence[DirectionScore]", experiment: "Experiment") -> lis
     ]
 
 
+def _bps(mean: float, error: float) -> str:
+    from flashtrader.report.formats import fixed
+
+    interval = f" ± {fixed(1.96 * error, 3)}" if math.isfinite(mean) else ""
+    return fixed(mean, 3, signed=True) + interval
+
+
 def _notes_on_scores(scores: "Sequence[DirectionScore]", experiment: "Experiment", split: str) -> list[str]:
     from flashtrader.report.formats import plain
 
@@ -114,7 +122,7 @@ def _notes_on_scores(scores: "Sequence[DirectionScore]", experiment: "Experiment
     fees_bps = 2 * experiment.backtest.fee_bps
     return [
         "A signal buys at the ask, or sells at the bid, one snapshot after its decision, and leaves at the other side "
-        f"{experiment.panel.target.horizon_bars} snapshots later; fees come on top, by backtest.fee_bps "
+        f"{experiment.panel.target.horizon_bars} snapshots later; fees are not in it: by backtest.fee_bps, "
         f"{plain(fees_bps)} bp for both trades.",
         "Intervals allow for overlapping horizons. Persistence repeats the newest move that is known; majority and "
         "imbalance (a logistic regression) learn from the training part.",
