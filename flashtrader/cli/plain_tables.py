@@ -58,4 +58,4 @@ def backtest_tables(result: "BacktestResult") -> list[Table]:
     measured = {"strategy": result.metrics} | {family: traded.metrics for family, traded in result.plain.items()}
     rows = [(model, *(name.text(getattr(metrics, name.key)) for name in names)) for model, metrics in measured.items()]
     columns = ("model", *(name.label for name in names))
-    return [Table("Plain models traded by the same policy", columns, rows)] if result.plain else []
+    return [Table("Beside plain models, traded by the same policy", columns, rows)] if result.plain else []

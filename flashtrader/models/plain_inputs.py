@@ -43,7 +43,7 @@ class LaggedFeatures:
             seen_TG = np.concatenate((seen_TG, scaled_TEF.sum(axis=1) / np.maximum(present_T1, 1)), axis=1)
         earlier_RL = np.arange(rows.start, rows.stop)[:, None] - self._lags_L
         inside_RL = self._lags_L <= panel.rows_into_run(rows.start, rows.stop)[:, None]
-        lagged_RLG = seen_TG[np.maximum(earlier_RL - first, 0)] * inside_RL[..., None]
+        lagged_RLG: NDArray[np.float32] = seen_TG[np.maximum(earlier_RL - first, 0)] * inside_RL[..., None]
         return lagged_RLG.reshape(len(rows), -1)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flashtrader.backtest.outputs import trades, write_backtest
+from flashtrader.backtest.outputs import summary, trades, write_backtest
 from flashtrader.backtest.policy import target_weights
 from flashtrader.backtest.prices import constant_funding, fill_prices, union_clock
 from flashtrader.backtest.reference import buy_and_hold_weights
@@ -291,3 +291,14 @@ def test_real_bars_with_outages_and_a_late_listing(market_data) -> None:
     assert not result.traded[closed[: len(result.traded)], 1].any()
     assert result.metrics.total_cost == pytest.approx(np.abs(result.traded).sum() * 7.5e-4)
     assert result.metrics.final_equity < 1_000  # random entry pays 7.5 bp on a third of its equity every hour
+
+
+def test_plain_models_are_traded_as_the_strategy_is() -> None:
+    bars = {"A": walk(60, 0), "B": walk(60, 1)}
+    config = BacktestConfig(no_trade_band=0.01)
+    weights = make_weights({"A": np.linspace(-0.5, 0.5, 60).tolist(), "B": [0.3, NAN] * 30})
+    result = run_backtest(bars, weights, HOURLY, config, plain={"ridge": weights, "persistence": weights * 0})
+    assert result.plain["ridge"].metrics == result.metrics
+    assert result.plain["persistence"].metrics.num_trades == 0
+    assert set(result.references) == {"buy_and_hold", "cash"}
+    assert list(summary(result)["references"]) == ["buy_and_hold", "cash", "ridge", "persistence"]

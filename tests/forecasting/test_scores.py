@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flashtrader.forecasting.scores import correlation_error, score_forecasts
+from flashtrader.forecasting.scores import correlation_error, mean_score, score_forecasts
 
 TIMES = pd.date_range("2024-01-01", periods=4_000, freq="h", tz="UTC", name="time")
 
@@ -69,3 +69,32 @@ def test_the_error_covers_zero_where_overlapping_horizons_only_look_related() ->
         honest += abs(score.ic) > 1.96 * score.ic_error
     assert naive > 100
     assert honest < 30
+
+
+def test_markets_that_move_together_make_the_mean_no_surer_and_independent_ones_do() -> None:
+    generator = np.random.default_rng(3)
+    forecasts, outcomes = (pd.DataFrame(generator.normal(size=(4_000, 4)), index=TIMES) for _ in range(2))
+    one = mean_score(forecasts[[0]], outcomes[[0]], horizon_bars=3)
+    assert one.ic_error == pytest.approx(score_forecasts(forecasts[[0]], outcomes[[0]], 3)[0].ic_error)
+    together = mean_score(
+        pd.DataFrame(dict.fromkeys("ABCD", forecasts[0])), pd.DataFrame(dict.fromkeys("ABCD", outcomes[0])), 3
+    )
+    assert together == one
+    apart = mean_score(forecasts, outcomes, horizon_bars=3)
+    assert apart.ic_error == pytest.approx(one.ic_error / 2, rel=0.1)
+    assert apart.ic == pytest.approx(np.mean([score.ic for score in score_forecasts(forecasts, outcomes, 3)]))
+
+
+def test_the_error_of_a_mean_grows_where_bars_are_missing() -> None:
+    generator = np.random.default_rng(4)
+    forecasts, outcomes = (pd.DataFrame(generator.normal(size=(4_000, 1)), index=TIMES) for _ in range(2))
+    whole = mean_score(forecasts, outcomes, horizon_bars=1).ic_error
+    forecasts.iloc[1_000:] = np.nan
+    assert mean_score(forecasts, outcomes, horizon_bars=1).ic_error == pytest.approx(2 * whole, rel=0.1)
+
+
+def test_a_forecast_without_a_sign_has_no_direction() -> None:
+    forecasts = np.array([0.0, 0.0, 1.0, -1.0])
+    score = score_forecasts(table(forecasts), table(np.array([1.0, -1.0, 2.0, 1.0])), horizon_bars=1)[0]
+    assert score.direction == 0.5
+    assert math.isnan(mean_score(table(np.zeros(4)), table(np.ones(4)), horizon_bars=1).direction)

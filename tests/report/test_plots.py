@@ -90,6 +90,14 @@ def test_a_reference_that_outlives_the_strategy_is_drawn_to_its_end():
     assert "Ruined" in {text.get_text() for text in axes.get_legend().get_texts()}
 
 
+def test_many_references_have_a_colour_each_and_leave_the_picture_its_width():
+    figure = plot_equity(_curve(_walk(500)), {f"Reference {seed}": _curve(_walk(500, seed=seed)) for seed in range(6)})
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert len({line.get_color() for line in axes.lines}) == 7
+    assert axes.get_position().width > 0.75
+
+
 def test_months_show_their_returns_in_percent():
     days = np.arange("2022-11-30", "2023-01-02", dtype="datetime64[D]").astype("datetime64[ms]").astype(np.int64)
     equity = np.full(len(days), 1e5)

@@ -34,9 +34,11 @@ def _table(values, symbols):
     return pd.DataFrame(values, index=time, columns=symbols)
 
 
-def _result(closes_by_symbol, weights, **config):
+def _result(closes_by_symbol, weights, plain=(), **config):
     bars = {symbol: _bars(closes) for symbol, closes in closes_by_symbol.items()}
-    return run_backtest(bars, _table(weights, list(bars)), HOURLY, BacktestConfig(**config))
+    table = _table(weights, list(bars))
+    beside = {family: table.shift(place + 1) for place, family in enumerate(plain)}
+    return run_backtest(bars, table, HOURLY, BacktestConfig(**config), beside)
 
 
 def _random_result(num_bars=500, symbols=("BTCUSDT", "ETHUSDT"), **config):
@@ -48,6 +50,7 @@ def _random_result(num_bars=500, symbols=("BTCUSDT", "ETHUSDT"), **config):
 RESULTS = {
     "two symbols": _random_result(),
     "funding": _random_result(funding_rate=1e-4),
+    "plain models": _random_result(plain=("persistence", "drift", "momentum", "ridge", "dlinear", "boosting")),
     "no trades": _result({"BTCUSDT": np.linspace(100, 130, 50)}, np.zeros((50, 1))),
     "one bar": _result({"BTCUSDT": [100, 101]}, np.ones((2, 1))),
     "ruin": _result({"BTCUSDT": [100, 100, 100, 50, 60, 70]}, np.full((6, 1), 3.0), max_gross=3.0),
@@ -213,3 +216,10 @@ def test_the_summary_of_a_ruin_says_when():
 
 def test_the_summary_of_a_single_bar_does_not_annualise():
     assert summarise(RESULTS["one bar"]).endswith("The period is a single bar, in which nothing can be earned.")
+
+
+def test_plain_models_have_a_table(tmp_path):
+    text = _Page(_write(RESULTS["plain models"], tmp_path).read_text(encoding="utf-8")).text
+    assert "Beside plain models" in text
+    for family in ("Persistence", "Drift", "Momentum", "Ridge", "DLinear", "Boosting"):
+        assert family in text

@@ -1,0 +1,171 @@
+"""The plain models through the commands: as runs of their own, and beside a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from command import Command
+from panels import HOUR_MS, random_bars, store_bars
+
+NUM_BARS, HORIZON = 500, 4
+TEST_START = NUM_BARS - round(0.2 * NUM_BARS)
+SETTINGS: dict[str, Any] = {
+    "data": {"source": "file", "symbols": ["AAA", "BBB"], "interval": "60"},
+    "panel": {"features": ["log_return", "rsi_5"], "target": {"horizon_bars": HORIZON}},
+    "split": {"validation": 0.2, "test": 0.2},
+    "model": {"context_bars": 8, "width": 8, "layers": 1, "heads": 2},
+    "training": {"segment_bars": 48, "batch_size": 2, "max_steps": 2, "evaluate_every": 2, "device": "cpu"},
+    "policy": {"kind": "tanh", "scale": 1000.0, "max_weight": 0.5},
+}
+FAMILIES = ["persistence", "drift", "momentum", "ridge", "dlinear", "boosting"]
+
+
+class Place:
+    """A directory with data, a config, and the commands at work in it."""
+
+    def __init__(self, root: Path, flashtrader: Command) -> None:
+        self.root, self.command = root, flashtrader
+        self.config = root / "tiny.yaml"
+        self.config.write_text(yaml.safe_dump(SETTINGS))
+        self.run = root / "runs" / "tiny-001"
+        for symbol, bars in self.bars().items():
+            store_bars(root / "data", symbol, bars)
+
+    @staticmethod
+    def bars() -> dict[str, pd.DataFrame]:
+        return {symbol: random_bars(NUM_BARS, seed) for seed, symbol in enumerate(SETTINGS["data"]["symbols"])}
+
+    def places(self, data: str = "data") -> tuple[object, ...]:
+        return ("--data-dir", self.root / data, "--runs-dir", self.root / "runs")
+
+    def __call__(self, *arguments: object, data: str = "data") -> Any:
+        return self.command.succeeds(*arguments, *self.places(data), "--json").json
+
+    def train(self, family: str = "returns") -> Any:
+        return self("train", "--config", self.config, "--set", f"model.family={family}")
+
+    def fails(self, exit_code: int, *arguments: object) -> str:
+        return self.command.fails(exit_code, *arguments, *self.places())
+
+
+@pytest.fixture
+def place(tmp_path: Path, flashtrader: Command) -> Place:
+    return Place(tmp_path, flashtrader)
+
+
+def test_a_plain_run_is_trained_forecast_and_traded_as_any_other(place: Place) -> None:
+    assert place.train("boosting")["run"] == str(place.run)
+    predicted = place("predict")
+    assert predicted["plain"] == {}
+    forecasts = pd.read_parquet(place.run / "forecasts.parquet")
+    assert len(forecasts) == NUM_BARS - TEST_START
+    assert forecasts.notna().all(axis=None)
+    assert predicted["scores"][0]["bars"] == len(forecasts) - HORIZON
+
+    tested = place("backtest")
+    assert tested["metrics"]["num_trades"] > 0
+    assert set(tested["references"]) == {"buy_and_hold", "cash"}
+
+    place("predict", "--split", "all")
+    among_all = pd.read_parquet(place.run / "forecasts.parquet")
+    pd.testing.assert_frame_equal(among_all[-len(forecasts) :], forecasts, check_exact=True, check_freq=False)
+    place("predict", "--split", "latest", "--out", place.root / "latest.parquet")
+    latest = pd.read_parquet(place.root / "latest.parquet")
+    pd.testing.assert_frame_equal(latest, forecasts[-1:], check_exact=True, check_freq=False)
+
+
+def test_every_score_stands_beside_the_plain_models(place: Place) -> None:
+    trained = place.train()
+    assert list(trained["plain"]) == FAMILIES
+    assert all(score["validation_loss"] > 0 for score in trained["plain"].values())
+
+    predicted = place("predict")
+    assert list(predicted["plain"]) == ["returns", *FAMILIES]
+    own = [score["ic"] for score in predicted["scores"]]
+    assert predicted["plain"]["returns"]["ic"] == pytest.approx(np.mean(own))
+    persistence = predicted["plain"]["persistence"]
+    assert persistence == {"ic": None, "ic_error": None, "r2": 0, "skill": 0, "direction": None}
+
+    tested = place("backtest")
+    assert list(tested["references"]) == ["buy_and_hold", "cash", *FAMILIES]
+    assert all(metrics.keys() == tested["metrics"].keys() for metrics in tested["references"].values())
+    assert tested["references"]["persistence"]["num_trades"] == 0
+    assert tested["references"]["ridge"]["total_cost"] > 0
+    written = json.loads((place.run / "backtest.json").read_text())
+    assert written["references"] == tested["references"]
+    assert "Beside plain models" in (place.run / "report.html").read_text()
+
+    alone = place.train("ridge")["run"]
+    place("predict", "--run", alone)
+    assert place("backtest", "--run", alone)["metrics"] == tested["references"]["ridge"]
+
+
+def test_people_see_a_table_of_a_row_for_each_model(place: Place) -> None:
+    place.train()
+    predicted = place.command.succeeds("predict", *place.places()).out
+    tested = place.command.succeeds("backtest", *place.places()).out
+    for text in (predicted, tested):
+        beside = text.partition("Beside plain models")[2].splitlines()
+        assert all(any(line.strip().startswith(family) for line in beside) for family in FAMILIES)
+
+
+def test_changing_every_input_after_a_bar_changes_no_plain_forecast_before_it(place: Place) -> None:
+    place.train()
+    cut = TEST_START + 30
+    for seed, (symbol, bars) in enumerate(place.bars().items()):
+        noise = random_bars(NUM_BARS, 70 + seed)
+        store_bars(
+            place.root / "noise", symbol, bars.where(bars["timestamp"] <= cut * HOUR_MS, noise).astype(bars.dtypes)
+        )
+
+    def forecasts(data: str) -> dict[str, pd.DataFrame]:
+        place("predict", data=data)
+        return {family: pd.read_parquet(place.run / "plain" / f"{family}.parquet") for family in FAMILIES}
+
+    before, after = forecasts("data"), forecasts("noise")
+    until = pd.Timestamp(cut * HOUR_MS, unit="ms", tz="UTC")
+    for family in FAMILIES:
+        pd.testing.assert_frame_equal(after[family][:until], before[family][:until], check_exact=True)
+    for family in ("momentum", "ridge", "dlinear"):
+        assert not after[family].equals(before[family])
+
+
+def test_none_are_shown_where_none_are_asked_for(place: Place) -> None:
+    trained = place("train", "--config", place.config, "--set", "training.plain_models=[]")
+    assert trained["plain"] == {}
+    assert place("predict")["plain"] == {}
+    assert "Beside plain models" not in place.command.succeeds("backtest", *place.places()).out
+    assert set(json.loads((place.run / "backtest.json").read_text())["references"]) == {"buy_and_hold", "cash"}
+
+
+def test_what_needs_a_transformer_is_refused_in_one_line(place: Place) -> None:
+    dry = ("train", "--config", place.config, "--set", "model.family=ridge", "--dry-run")
+    assert "ridge is a plain model, fitted at once" in place.fails(2, *dry)
+    place.train("ridge")
+    assert "ridge is a plain model, fitted at once" in place.fails(2, "predict", "--follow")
+    assert "ridge is fitted at once and has nothing to go on with" in place.fails(2, "train", "--resume", "tiny-001")
+
+
+def test_a_damaged_model_and_forecasts_of_other_bars_are_one_line(place: Place) -> None:
+    place.train()
+    model = place.run / "plain" / "dlinear.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-9])
+    assert "plain/dlinear.safetensors: damaged checkpoint" in place.fails(1, "predict")
+    model.write_bytes(whole)
+
+    place("predict")
+    forecasts = place.run / "plain" / "drift.parquet"
+    pd.read_parquet(forecasts)[5:].to_parquet(forecasts)
+    assert "plain/drift.parquet: not of the bars of the run's own; make both again" in place.fails(1, "backtest")
+    forecasts.write_bytes(b"no table")
+    assert "plain/drift.parquet: damaged" in place.fails(1, "backtest")
+    forecasts.unlink()
+    assert "plain/drift.parquet: missing; make it" in place.fails(1, "backtest")
+    place("predict")
+    place("backtest")
