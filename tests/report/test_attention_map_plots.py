@@ -46,7 +46,7 @@ def test_a_head_that_looks_everywhere_alike_is_even_and_the_bar_itself_stands_ri
     drawn = np.asarray(mesh.get_array())
     np.testing.assert_allclose(drawn[0], 1)
     assert drawn[1].argmax() == 49
-    assert drawn[1].max() == 16, "fifty times an even share is drawn as the end of the scale"
+    assert drawn[1].max() == mesh.get_clim()[1], "fifty times an even share is drawn as the end of the scale"
 
 
 def test_an_attention_that_sees_fewer_bars_ends_where_the_others_end():
@@ -77,12 +77,11 @@ def test_what_the_rollout_hardly_reaches_is_left_out():
     rollout[:200] = 1 / 200
     figure = plot_bar(_times(1_000), {"A": np.ones(1_000)}, {"layer 1": _shares(1, 50)}, rollout)
     first, last = figure.axes[2].get_xlim()
-    assert (last - first) * 24 == pytest.approx(197)
+    assert (last - first) * 24 == pytest.approx(198)
 
 
-@pytest.mark.parametrize("num_entities", [2, 6, 40, 100])
-@pytest.mark.parametrize("num_layers", [1, 2, 5])
-def test_entities_draw(num_entities, num_layers, tmp_path):
+@pytest.mark.parametrize(("num_layers", "num_entities"), [(1, 2), (2, 6), (3, 40), (5, 100)])
+def test_entities_draw(num_layers, num_entities, tmp_path):
     names = [f"SYM{entity}" for entity in range(num_entities)]
     by_entity = {f"layer {layer}": _shares(num_entities, num_entities) for layer in range(num_layers)}
     figure = plot_entities(by_entity, names, num_bars=3)
