@@ -104,19 +104,17 @@ def predict_candles(
 def _score_table(scores: "Sequence[FeatureScore]", space: str) -> Table:
     """Return two rows for each feature, the model's errors above persistence's, and the means of both."""
     from flashtrader.forecasting.candle_scores import mean_errors
-    from flashtrader.report.formats import percent
 
     name, scale = _SPACES[space]
     of_space = [score for score in scores if score.space == space]
     rows = []
     for score in of_space:
-        skills = percent(score.mse_skill, signed=True), percent(score.mae_skill, signed=True)
-        rows.append((score.feature, *_errors(score.model, scale), *skills))
+        rows.append((score.feature, *_errors(score.model, scale), _skill(score.mse_skill), _skill(score.mae_skill)))
         intervals = _interval(score.mse_skill_error), _interval(score.mae_skill_error)
         rows.append(("persisted", *_errors(score.persistence, scale), *intervals))
     ours, theirs = (mean_errors([getattr(score, who) for score in of_space]) for who in ("model", "persistence"))
     rows += [("mean of 5", *_errors(ours, scale), "", ""), ("persisted", *_errors(theirs, scale), "", "")]
-    columns = ("", "MSE", "RMSE", "MAE", "MAPE", "R²", "MSE skill", "MAE skill")
+    columns = ("", "MSE", "RMSE", "MAE", "MAPE", "R²", "MSE\nskill", "MAE\nskill")
     return Table(f"Next candle, {of_space[0].bars:,} bars: {name}", columns, rows)
 
 
@@ -125,14 +123,20 @@ def _errors(errors: "Errors", scale: float) -> tuple[str, ...]:
 
     lengths = (scale**2 * errors.mse, scale * errors.rmse, scale * errors.mae)
     mape = UNKNOWN if isnan(errors.mape) else f"{significant(100 * errors.mape)}%"
-    return *map(significant, lengths), mape, fixed(errors.r2, 3)
+    return *map(significant, lengths), mape, fixed(errors.r2, 3 if errors.r2 > -10 else 1)
+
+
+def _skill(skill: float) -> str:
+    from flashtrader.report.formats import percent
+
+    return percent(skill, 1 if skill > -10 else 0, signed=True)
 
 
 def _interval(error: float) -> str:
     """Return the half width of a 95 % interval; nothing without one."""
     from flashtrader.report.formats import percent
 
-    return "" if isnan(error) else f"± {percent(1.96 * error)}"
+    return "" if isnan(error) else f"± {percent(1.96 * error, 1 if error < 0.5 else 0)}"
 
 
 def _calibration_table(calibration: "Sequence[Calibration]") -> Table:
@@ -143,7 +147,7 @@ def _calibration_table(calibration: "Sequence[Calibration]") -> Table:
             score.feature,
             *(percent(share) for share in (score.coverage_50, score.coverage_80, score.coverage_95)),
             *(significant(100 * crps) for crps in (score.crps, score.training_crps)),
-            f"{percent(score.crps_skill, signed=True)} {_interval(score.crps_skill_error)}",
+            f"{_skill(score.crps_skill)} {_interval(score.crps_skill_error)}",
         )
         for score in calibration
     ]
@@ -176,14 +180,14 @@ def _roll_out(
 def _path_table(rolled: "RolledOut") -> Table:
     """Return the close after a step, a quarter, a half and all of a rollout."""
     from flashtrader.panel.candles import CLOSE
-    from flashtrader.report.formats import fixed
+    from flashtrader.report.formats import significant
 
     table = rolled.table.assign(came=rolled.came_HC[:, CLOSE])
     steps = sorted({1, *(-(-len(table) * quarter // 4) for quarter in (1, 2, 3, 4))})
     columns = {"close": "point path"}
     columns |= {name: f"{int(name[-2:])}%" for name in table.columns if name.startswith("close_q")}
     columns |= {"came": "came"}
-    rows = [(f"{step:,}", *(fixed(table[name].iloc[step - 1], 2) for name in columns)) for step in steps]
+    rows = [(f"{step:,}", *(significant(table[name].iloc[step - 1], 6) for name in columns)) for step in steps]
     num_paths = len(rolled.rollout.paths)
     title = f"Close after {rolled.decision:%Y-%m-%d %H:%M} UTC, {num_paths:,} sample paths"
     return Table(title, ("step", *columns.values()), rows)

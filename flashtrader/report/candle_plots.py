@@ -126,16 +126,16 @@ def plot_calibration(pit_TC: Floats, features: Sequence[str]) -> Figure:
 
 
 def _draw_changes(axes: Axes, forecast_T: Floats, came_T: Floats) -> None:
-    """Draw log changes in per cent as a cloud, without the farthest outcomes, and the line on which they agree."""
+    """Draw log changes in per cent as a cloud, without the farthest, and the line on which they agree."""
     forecast_T, came_T = 100 * forecast_T, 100 * came_T
     chosen = slice(None, None, max(1, len(came_T) // _NUM_DOTS))
     axes.plot(forecast_T[chosen], came_T[chosen], ".", color=BLUE, markersize=3, alpha=0.35, markeredgewidth=0)
     ends = [forecast_T.min(), forecast_T.max()]
     axes.plot(ends, ends, color=VERMILION, linewidth=1)
-    low, high = np.quantile(came_T, (0.002, 0.998))
-    if low < high:
-        axes.set_ylim(low, high)
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis, limit, values_T in ((axes.xaxis, axes.set_xlim, forecast_T), (axes.yaxis, axes.set_ylim, came_T)):
+        low, high = np.quantile(values_T, (0.002, 0.998))
+        if low < high:
+            limit(low, high)
         axis.set_major_locator(MaxNLocator(nbins=4))
         axis.set_major_formatter(plain_tick)
     axes.set_ylabel("Came")

@@ -20,11 +20,12 @@ def percent(fraction: float, digits: int = 1, *, signed: bool = False) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return 0.0123456 as 0.0123, and whole thousands; in powers of ten where it is tiny, or a million or more."""
+    """Return 0.0123456 as 0.0123, and whole thousands; below 0.001 and from a million on 1.2e−05, a digit shorter."""
     if not math.isfinite(value):
         return UNKNOWN
-    whole = 10**digits <= abs(value) < 1e6
-    return _typeset(f"{value:,.0f}" if whole else f"{value:#.{digits}g}".rstrip("."))
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return _typeset(f"{value:.{digits - 2}e}")
+    return _typeset(f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip("."))
 
 
 def plain(value: float) -> str:
