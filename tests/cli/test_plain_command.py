@@ -12,6 +12,7 @@ import yaml
 from command import Command
 from panels import HOUR_MS, random_bars, store_bars
 
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "plain.yaml"
 NUM_BARS, HORIZON = 500, 4
 TEST_START = NUM_BARS - round(0.2 * NUM_BARS)
 SETTINGS: dict[str, Any] = {
@@ -169,3 +170,12 @@ def test_a_damaged_model_and_forecasts_of_other_bars_are_one_line(place: Place) 
     assert "plain/drift.parquet: missing; make it" in place.fails(1, "backtest")
     place("predict")
     place("backtest")
+
+
+def test_the_smoke_config_goes_from_the_exchange_to_the_report(tmp_path: Path, flashtrader: Command) -> None:
+    places = ("--data-dir", tmp_path / "data", "--runs-dir", tmp_path / "runs")
+    when = ("--start", "2024-01-01", "--end", "2024-04-01")
+    flashtrader.succeeds("fetch", "--source", "simulated", "--symbols", "SIM1,SIM2", *when, *places[:2])
+    flashtrader.succeeds("train", "--config", SMOKE, "--set", "model.family=dlinear", *places)
+    flashtrader.succeeds("backtest", *places)
+    assert (tmp_path / "runs" / "plain-001" / "report.html").is_file()
