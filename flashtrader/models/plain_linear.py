@@ -62,7 +62,7 @@ class NormalEquations:
         covariance_II = self.squares_II / self.rows - np.outer(means_I, means_I)
         variance = float(np.trace(covariance_II)) / len(means_I) or 1.0
         penalised_II = covariance_II + penalty * variance * np.eye(len(means_I))
-        weights_I = np.linalg.solve(penalised_II, self.products_I / self.rows - mean * means_I)
+        weights_I = np.asarray(np.linalg.solve(penalised_II, self.products_I / self.rows - mean * means_I), np.float64)
         return weights_I, mean - float(means_I @ weights_I)
 
     def mean_squared_error(self, weights_I: Floats, intercept: float) -> float:
