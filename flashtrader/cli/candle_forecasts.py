@@ -123,7 +123,7 @@ def _errors(errors: "Errors", scale: float) -> tuple[str, ...]:
 
     lengths = (scale**2 * errors.mse, scale * errors.rmse, scale * errors.mae)
     mape = UNKNOWN if isnan(errors.mape) else f"{significant(100 * errors.mape)}%"
-    return *map(significant, lengths), mape, fixed(errors.r2, 3 if errors.r2 > -10 else 1)
+    return *map(significant, lengths), mape, fixed(errors.r2, 4 if errors.r2 > -10 else 1)
 
 
 def _skill(skill: float) -> str:
