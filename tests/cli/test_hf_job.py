@@ -22,7 +22,7 @@ def test_train_resume_predict_and_backtest(flashtrader: Command, tmp_path: Path)
         return flashtrader.succeeds(*arguments, *places, "--runs-dir", tmp_path / runs, "--json").json
 
     flashtrader.succeeds(*FETCH, *places)
-    new = ("train", "--config", CONFIG, "--set", "training.device=cpu")
+    new = ("train", "--config", CONFIG, "--set", "training.device=cpu", "--set", "training.plain_models=[]")
     job(*new, "--set", "training.max_steps=4")
     job("train", "--resume", "hf-001", "--set", "training.max_steps=8")
     job(*new, "--set", "training.max_steps=8", runs="at-once")

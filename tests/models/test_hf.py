@@ -182,6 +182,16 @@ def test_what_it_can_not_do_is_not_ignored(override: str, message: str) -> None:
         load_config(SMOKE, ["model.backbone=grid", "model.attn_implementation=eager"])
 
 
+@pytest.mark.parametrize("family", ["returns", "candles", "portfolio", "orderbook"])
+def test_every_family_trains_on_it(family: str) -> None:
+    changes = ["model.backbone=hf", "model.dropout=0", "model.mixing=joint", "training.device=cpu"]
+    step = rehearse(load_config(SMOKE.with_name(f"{family}.yaml"), changes))
+    before = [weight.clone() for weight in step.model.decoder.parameters()]
+    step()
+    step()
+    assert all(not torch.equal(*pair) for pair in zip(before, step.model.decoder.parameters(), strict=True))
+
+
 def test_a_dry_run_names_the_attention_and_gives_no_memory() -> None:
     budget = estimate(load_config(SMOKE, []))
     assert budget.attention == "transformers sdpa"
