@@ -92,6 +92,8 @@ def predict(
     A run of family candles also writes candles.parquet, the forecast of each next candle, and pictures; with --rollout,
     rollout.parquet, and a fan chart of its paths.
     With --attention, write the attention weights of the chosen bars and pictures of them into the run's attention/.
+    One of family orderbook writes directions.parquet, the probabilities of down, flat and up, what they scored and
+    earned, and a picture.
     """
     from flashtrader.cli.candle_forecasts import rollout_request
     from flashtrader.errors import ConfigError
