@@ -17,6 +17,7 @@ from flashtrader.config import DataConfig, Experiment, ModelConfig, load_config
 from flashtrader.errors import BackendError, ConfigError
 from flashtrader.models.decoder import Decoder
 from flashtrader.models.model import build_decoder
+from flashtrader.models.precision import autocast
 from flashtrader.training.budget import estimate, rehearse, untrained_model
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "hf.yaml"
@@ -153,6 +154,22 @@ def test_flash_attention_is_given_the_window_and_no_mask(monkeypatch: pytest.Mon
     torch.testing.assert_close(model(tokens()), whole, rtol=0, atol=1e-5)
     chunks = [model(chunk, past) for chunk in tokens().split([9, 1, 27], dim=1)]
     torch.testing.assert_close(torch.cat(chunks, dim=1), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_flash_attention_gives_what_sdpa_gives() -> None:
+    def outputs(implementation: str) -> Tensor:
+        changes = (f"model.attn_implementation={implementation}", "training.precision=bf16", "training.device=cuda")
+        step = rehearse(load_config(SMOKE, changes))
+        torch.nn.init.ones_(step.model.head.weight)
+        with torch.no_grad(), autocast(step.training, step.values.device):
+            return step.model.eval()(step.values, step.mask).float()
+
+    try:
+        flash = outputs("flash_attention_2")
+    except BackendError as error:
+        pytest.skip(str(error))
+    torch.testing.assert_close(flash, outputs("sdpa"), rtol=0.05, atol=0.1)
 
 
 def test_flash_attention_without_a_gpu_is_refused_with_the_reason() -> None:
