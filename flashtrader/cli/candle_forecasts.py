@@ -166,7 +166,7 @@ def _roll_out(
     file = directory / "rollout.parquet"
     write_forecasts(file, rolled.table)
     written += [file, _draw_fan(made, rolled, directory)]
-    bands = check_bands(made, request.num_bars, request.num_paths, request.num_starts) if request.num_paths else []
+    bands = check_bands(made, request.num_bars, request.num_starts) if request.num_paths else []
     payload["rollout"] = {
         "decision": rolled.decision.isoformat(),
         "bars": request.num_bars,

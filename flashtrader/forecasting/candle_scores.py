@@ -211,23 +211,22 @@ def ranks(draws_STC: Floats, came_TC: Floats, generator: np.random.Generator) ->
     return ranks_TC
 
 
-def score_bands(bands_NQHC: Floats, came_NHC: Floats) -> list[BandScore]:
-    """Return how often what came lay within the bands of N rollouts over H steps; a step without a bar does not count.
+def score_bands(ranks_NHC: Floats) -> list[BandScore]:
+    """Return how often what came lay within the bands of N rollouts over H steps.
 
-    bands_NQHC: quantiles at BAND_LEVELS of each rollout's paths.
+    ranks_NHC: of what came among each rollout's paths, NaN at a step without a bar, which does not count. By ranks a
+    band holds its share of calibrated steps for any number of paths, which their quantiles do not.
     """
-    known_NHC = np.isfinite(came_NHC)
     scores = []
     for column, feature in enumerate(FEATURES):
-        bands, came, known = bands_NQHC[..., column], came_NHC[..., column], known_NHC[..., column]
-        inside_50 = (bands[:, 1] <= came) & (came <= bands[:, -2]) & known
-        inside_90 = (bands[:, 0] <= came) & (came <= bands[:, -1]) & known
+        ranks_NH = ranks_NHC[..., column]
+        distance_NH, known_NH = np.abs(ranks_NH - 0.5), np.isfinite(ranks_NH)
         scores.append(
             BandScore(
                 feature,
-                int(known.any(axis=1).sum()),
-                *_share_of_steps(inside_50, known),
-                *_share_of_steps(inside_90, known),
+                int(known_NH.any(axis=1).sum()),
+                *_share_of_steps(distance_NH <= 0.25, known_NH),
+                *_share_of_steps(distance_NH <= 0.45, known_NH),
             )
         )
     return scores

@@ -30,6 +30,7 @@ from flashtrader.panel.candles import CLOSE, NUM_COLUMNS, candles_of, log_candle
 from flashtrader.panel.splits import split_at
 
 _NUM_DRAWS = 100
+_NUM_CHECK_PATHS = 50
 _ROWS_AT_ONCE = 4_096
 
 
@@ -186,7 +187,7 @@ def roll_out(made: CandleForecasts, num_bars: int, num_paths: int, decision_ms: 
     return _roll_out(made.answers, row, num_bars, num_paths)
 
 
-def check_bands(made: CandleForecasts, num_bars: int, num_paths: int, num_rollouts: int) -> list[BandScore]:
+def check_bands(made: CandleForecasts, num_bars: int, num_rollouts: int) -> list[BandScore]:
     """Return how often what came lay within the bands of rollouts from bars spread evenly over the forecast ones.
 
     As many as there are stretches that don't overlap; nothing where no forecast bar has `num_bars` stored after it.
@@ -196,10 +197,13 @@ def check_bands(made: CandleForecasts, num_bars: int, num_paths: int, num_rollou
     rows = forecast_rows[forecast_rows + num_bars < len(answers.loaded.panel.timestamps)]
     num_rollouts = min(num_rollouts, -(-len(rows) // num_bars))
     chosen = rows[np.linspace(0, len(rows) - 1, num_rollouts).astype(np.int64)]
-    rolled = [_roll_out(answers, int(row), num_bars, num_paths) for row in chosen]
-    if not rolled:
-        return []
-    return score_bands(np.stack([one.bands for one in rolled]), np.stack([one.came_HC for one in rolled]))
+    generator = np.random.default_rng(answers.run.experiment.training.seed)
+    pit_NHC = []
+    for row in chosen.tolist():
+        rolled = _roll_out(answers, row, num_bars, _NUM_CHECK_PATHS)
+        there_H1 = np.isfinite(rolled.came_HC).all(axis=1, keepdims=True)
+        pit_NHC.append(np.where(there_H1, ranks(rolled.rollout.paths, rolled.came_HC, generator), np.nan))
+    return score_bands(np.stack(pit_NHC)) if pit_NHC else []
 
 
 def _roll_out(answers: Answers, row: int, num_bars: int, num_paths: int) -> RolledOut:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from flashtrader.forecasting.candle_scores import (
-    BAND_LEVELS,
     FEATURES,
     SPACES,
     CandleScaler,
@@ -155,32 +154,30 @@ def test_crps_is_the_formulas_of_a_normal_and_does_not_depend_on_the_number_of_d
 
 
 def test_bands_count_the_known_steps_and_each_rollout_once():
-    bands = np.broadcast_to(np.array(BAND_LEVELS)[:, None, None], (4, 5, 6, 5))
-    came = np.full((4, 6, 5), 0.5)
-    came[1] = 0.1  # in the outer band alone
-    came[2] = 0.99  # in neither
-    came[3] = np.nan
-    came[0, 3:] = np.nan
-    scores = score_bands(bands, came)
+    pit = np.full((4, 6, 5), 0.5)
+    pit[1] = 0.1  # in the outer band alone
+    pit[2] = 0.99  # in neither
+    pit[3] = np.nan
+    pit[0, 3:] = np.nan
+    scores = score_bands(pit)
     assert [score.feature for score in scores] == list(FEATURES)
     for score in scores:
         assert score.rollouts == 3
         assert score.coverage_50 == pytest.approx(3 / 15)
         assert score.coverage_90 == pytest.approx(9 / 15)
-    one = score_bands(bands[:1], came[:1])[0]
+    one = score_bands(pit[:1])[0]
     assert (one.coverage_50, math.isnan(one.coverage_50_error)) == (1, True)
-    assert math.isnan(score_bands(bands[3:], came[3:])[0].coverage_90)
+    assert math.isnan(score_bands(pit[3:])[0].coverage_90)
 
 
-def test_the_error_of_a_bands_coverage_is_how_much_it_scatters_from_one_set_of_rollouts_to_the_next():
+def test_the_bands_of_few_paths_hold_their_share_and_its_error_is_how_much_that_scatters():
+    """Random walks, 20 paths each; neighbouring steps go together."""
     generator = np.random.default_rng(7)
     shares, errors = [], []
     for _ in range(100):
-        came = np.cumsum(generator.normal(size=(30, 20, 1)), axis=1) * np.ones(5)
-        spread = np.sqrt(np.arange(1, 21))[None, :, None, None] * np.array([-1.645, -0.674, 0, 0.674, 1.645])
-        bands = np.broadcast_to(np.moveaxis(spread, -1, 1), (30, 5, 20, 1)) * np.ones(5)
-        score = score_bands(bands, came)[3]
-        shares.append(score.coverage_50)
+        walks = np.cumsum(generator.normal(size=(21, 30, 20, 5)), axis=2)
+        score = score_bands(ranks(walks[1:], walks[0], generator))[3]
+        shares.append((score.coverage_50, score.coverage_90))
         errors.append(score.coverage_50_error)
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
-    assert np.mean(errors) == pytest.approx(np.std(shares), rel=0.2)
+    np.testing.assert_allclose(np.mean(shares, axis=0), [0.5, 0.9], atol=0.02)
+    assert np.mean(errors) == pytest.approx(np.std(shares, axis=0)[0], rel=0.2)
