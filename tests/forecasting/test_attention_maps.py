@@ -249,6 +249,14 @@ def test_a_map_holds_the_forecast_of_its_bar_and_all_that_it_can_see(family: str
         assert facts["entities"] == list(found.entities)
 
 
+def test_the_price_of_a_book_is_its_mid() -> None:
+    model, panel = built("returns"), random_panel(30)
+    quoted = np.arange(30, dtype=np.float64)
+    book = pd.DataFrame({"timestamp": panel.timestamps, "bid_price_1": quoted, "ask_price_1": quoted + 1})
+    found = map_row(model, panel, dict.fromkeys(panel.symbols, book), 25)
+    np.testing.assert_array_equal(found.prices["S0"], np.arange(15, 26) + 0.5)
+
+
 def test_nothing_is_recorded_afterwards() -> None:
     model = decoder(1, "joint", 5)
     calls = read(model)
