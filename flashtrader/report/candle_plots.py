@@ -132,11 +132,14 @@ def _draw_changes(axes: Axes, forecast_T: Floats, came_T: Floats) -> None:
     axes.plot(forecast_T[chosen], came_T[chosen], ".", color=BLUE, markersize=3, alpha=0.35, markeredgewidth=0)
     ends = [forecast_T.min(), forecast_T.max()]
     axes.plot(ends, ends, color=VERMILION, linewidth=1)
-    for axis, limit, values_T in ((axes.xaxis, axes.set_xlim, forecast_T), (axes.yaxis, axes.set_ylim, came_T)):
+    for axis, limit, values_T, num_ticks in (
+        (axes.xaxis, axes.set_xlim, forecast_T, 2),
+        (axes.yaxis, axes.set_ylim, came_T, 4),
+    ):
         low, high = np.quantile(values_T, (0.002, 0.998))
         if low < high:
             limit(low, high)
-        axis.set_major_locator(MaxNLocator(nbins=4))
+        axis.set_major_locator(MaxNLocator(nbins=num_ticks))
         axis.set_major_formatter(plain_tick)
     axes.set_ylabel("Came")
     axes.set_xlabel("Forecast")

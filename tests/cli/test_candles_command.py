@@ -131,7 +131,7 @@ def test_a_rollout_from_a_bar_sees_nothing_after_it(place: Place) -> None:
     tables = []
     for data in ("data", "other"):
         decision = f"{utc(cut):%Y-%m-%dT%H}:30"
-        place("predict", "--rollout", 5, "--paths", 10, "--starts", 0, "--from", decision, data=data)
+        place("predict", "--split", "latest", "--rollout", 5, "--paths", 10, "--from", decision, data=data)
         tables.append(pd.read_parquet(place.run / "rollout.parquet"))
     assert tables[0].index[0] == utc(cut + 1)
     pd.testing.assert_frame_equal(*tables, check_exact=True)
@@ -155,12 +155,10 @@ def test_the_newest_candle_alone_has_no_score_yet(place: Place) -> None:
     assert "Next candle" not in place.says("predict", "--split", "latest")
 
 
-def test_its_forecasts_of_the_close_are_traded(place: Place) -> None:
-    place("predict")
-    after = place("backtest")["metrics"]
-    (place.run / "forecasts.parquet").unlink()
-    assert place("backtest")["metrics"] == after
-    assert after["num_trades"] > 0
+def test_its_forecasts_of_the_close_are_traded_and_made_first_if_need_be(place: Place) -> None:
+    traded = place("backtest")
+    assert traded["metrics"]["num_trades"] > 0
+    assert pd.read_parquet(place.run / "forecasts.parquet").index[0] == utc(TEST_START)
 
 
 def test_a_model_of_points_rolls_out_its_point_path_alone(place: Place) -> None:
@@ -169,11 +167,10 @@ def test_a_model_of_points_rolls_out_its_point_path_alone(place: Place) -> None:
         "--data-dir", place.root / "data", "--runs-dir", place.root / "runs",
     )  # fmt: skip
     place.run = place.root / "runs" / "point-001"
-    said = place("predict", "--rollout", 6)
+    said = place("predict", "--split", "latest", "--rollout", 6)
     assert list(pd.read_parquet(place.run / "rollout.parquet").columns) == ["step", *CANDLE]
     assert said["calibration"] == said["rollout"]["bands"] == []
-    assert not (place.run / "calibration.png").exists()
-    assert "no sample paths" in place.fails("predict", "--rollout", 6, "--paths", 5)
+    assert "no sample paths" in place.fails("predict", "--split", "latest", "--rollout", 6, "--paths", 5)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +179,10 @@ def test_a_model_of_points_rolls_out_its_point_path_alone(place: Place) -> None:
         (("--paths", 5), "--paths needs --rollout"),
         (("--from", "1970-01-20"), "--from needs --rollout"),
         (("--rollout", 5, "--from", "soon"), "--from: 'soon' is not a date"),
-        (("--rollout", 5, "--from", "1969-12-31"), "no bar opens by 1969-12-31T00:00:00Z: they begin at 1970-"),
+        (
+            ("--split", "latest", "--rollout", 5, "--from", "1969-12-31"),
+            "no bar opens by 1969-12-31T00:00:00Z: they begin at 1970-",
+        ),
         (("--rollout", 5, "--follow"), "give --follow or --rollout, not both"),
     ],
 )
