@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flashtrader.attention import AttentionPattern, naive
-from flashtrader.config import PLAIN_FAMILIES, utc
+from flashtrader.config import PLAIN_FAMILIES, TrainingConfig, utc
 from flashtrader.errors import ConfigError
 from flashtrader.files import finite
 from flashtrader.forecasting.forecast import load_best, part_rows
@@ -92,8 +92,7 @@ def look(run: Run, data_dir: Path, bars: str) -> Iterator[AttentionMap]:
     loaded = load_panel(experiment, data_dir)
     model = load_best(run)
     for row in chosen_rows(run, loaded.panel, bars):
-        with autocast(experiment.training, device_of(model)):
-            yield map_row(model, loaded.panel, loaded.tables, row)
+        yield map_row(model, experiment.training, loaded.panel, loaded.tables, row)
 
 
 def chosen_rows(run: Run, panel: Panel, bars: str) -> list[int]:
@@ -135,15 +134,18 @@ def _row_at(panel: Panel, text: str) -> int:
 
 
 @torch.inference_mode()
-def map_row(model: GridModel, panel: Panel, tables: Mapping[str, pd.DataFrame], row: int) -> AttentionMap:
+def map_row(
+    model: GridModel, training: TrainingConfig, panel: Panel, tables: Mapping[str, pd.DataFrame], row: int
+) -> AttentionMap:
     """Return what the forecast at a row looked at: one pass over the bars that can influence it.
 
-    tables: bars or books of each symbol, for the prices. Raises TrainingError when the model answers with no number.
+    training: the precision of that pass; the weights are computed from its queries and keys in fp32. tables: bars or
+    books of each symbol, for the prices. Raises TrainingError when the model answers with no number.
     """
     run_start = panel.run_starts[panel.run_starts <= row].max()
     seen = slice(max(int(run_start), row - model.decoder.receptive_bars), row + 1)
     values, mask = (torch.from_numpy(part[None, seen]).to(device_of(model)) for part in (panel.values, panel.mask))
-    with recorded(model.decoder) as calls:
+    with autocast(training, device_of(model)), recorded(model.decoder) as calls:
         outputs_TKP = model(values, mask)[0].float().cpu().numpy()
     times_ms, entities = panel.timestamps[seen].copy(), model.decoder.shape.entities
     check_finite(outputs_TKP, times_ms)

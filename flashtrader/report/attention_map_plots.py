@@ -97,7 +97,7 @@ def plot_entities(by_entity: Mapping[str, Floats], names: Sequence[str], num_bar
     for axes, (name, shares_EE) in zip(grid.flat, by_entity.items(), strict=False):
         mesh = _draw_shares(axes, edges, edges, shares_EE * len(names), most)
         axes.set_aspect("equal")
-        axes.invert_yaxis()
+        axes.set_ylim(edges[-1], edges[0])
         axes.set_xticks(places, [names[place] for place in places], rotation=90)
         axes.set_yticks(places, [names[place] for place in places])
         axes.tick_params(length=0, labelsize=8)

@@ -202,6 +202,7 @@ def test_a_long_history_takes_memory_in_proportion_to_it() -> None:
     assert largest.entries <= steps * HEADS * width
 
 
+TRAINING = TrainingConfig(segment_bars=32, warmup_bars=6)
 FAMILIES = pytest.mark.parametrize("family", ["returns", "portfolio"])
 
 
@@ -209,7 +210,7 @@ def experiment(family: Any) -> Experiment:
     return Experiment(
         data=DataConfig(symbols=("S0", "S1")),
         model=ModelConfig(family=family, context_bars=6, width=16, layers=2, heads=2),
-        training=TrainingConfig(segment_bars=32, warmup_bars=6),
+        training=TRAINING,
     )
 
 
@@ -233,7 +234,7 @@ def test_a_map_holds_the_forecast_of_its_bar_and_all_that_it_can_see(family: str
     model, panel = built(family), random_panel(90, breaks=(60,))
     whole_pass = forecast_rows(model, panel, Rows(0, 90), warmup_bars=6)
     for row, num_seen in ((40, 11), (59, 11), (66, 7), (89, 11)):
-        found = map_row(model, panel, tables(panel), row)
+        found = map_row(model, TRAINING, panel, tables(panel), row)
         np.testing.assert_allclose(list(found.forecasts.values()), whole_pass[row], rtol=0, atol=1e-6)
         np.testing.assert_array_equal(found.times_ms, panel.timestamps[row + 1 - num_seen : row + 1])
         places = np.arange(row + 1 - num_seen, row + 1)
@@ -249,11 +250,19 @@ def test_a_map_holds_the_forecast_of_its_bar_and_all_that_it_can_see(family: str
         assert facts["entities"] == list(found.entities)
 
 
+@FAMILIES
+def test_weights_of_a_pass_in_bf16_are_exact(family: str) -> None:
+    model, panel = built(family), random_panel(40)
+    found = map_row(model, TrainingConfig(precision="bf16"), panel, tables(panel), 39)
+    for weights in (*found.weights.values(), found.rollout[None]):
+        np.testing.assert_allclose(weights.sum(axis=(2, 3)), 1, atol=1e-6)
+
+
 def test_the_price_of_a_book_is_its_mid() -> None:
     model, panel = built("returns"), random_panel(30)
     quoted = np.arange(30, dtype=np.float64)
     book = pd.DataFrame({"timestamp": panel.timestamps, "bid_price_1": quoted, "ask_price_1": quoted + 1})
-    found = map_row(model, panel, dict.fromkeys(panel.symbols, book), 25)
+    found = map_row(model, TRAINING, panel, dict.fromkeys(panel.symbols, book), 25)
     np.testing.assert_array_equal(found.prices["S0"], np.arange(15, 26) + 0.5)
 
 
@@ -333,8 +342,8 @@ def test_file_names_hold_milliseconds_where_there_are_some() -> None:
     panel = random_panel(30)
     panel.mask[:] = True
     model = built("returns")
-    assert map_row(model, panel, tables(panel), 20).file_name == "19700101T200000Z"
+    assert map_row(model, TRAINING, panel, tables(panel), 20).file_name == "19700101T200000Z"
     panel.timestamps[20] = 20 * HOUR_MS + 7
-    found = map_row(model, panel, tables(panel), 20)
+    found = map_row(model, TRAINING, panel, tables(panel), 20)
     assert found.file_name == "19700101T200000.007Z"
     assert found.time == "1970-01-01T20:00:00.007000+00:00"

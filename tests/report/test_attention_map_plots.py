@@ -88,6 +88,7 @@ def test_entities_draw(num_layers, num_entities, tmp_path):
     assert _draws(figure, tmp_path / "entities.png")
     drawn = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left")]
     assert drawn == list(by_entity)
+    assert all(axes.yaxis_inverted() for axes in figure.axes[:num_layers]), "the first entity stands on top"
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert shown == names if num_entities <= 6 else len(shown) <= 13
 
