@@ -26,8 +26,8 @@ def bench(context: typer.Context) -> None:
 
         attention(lengths=QUICK_LENGTHS, backends=QUICK_BACKENDS, max_seconds=QUICK_SECONDS)
         _throughput(QUICK, Path("bench"), as_json=False)
-        if _own_configs():
-            memory()
+        if configs := _own_configs("configs/smoke"):
+            memory(configs)
 
 
 @app.command()
@@ -155,8 +155,11 @@ def memory(
     show([memory_table(rows)], payload, as_json, [f"written: {out / 'memory.json'}"])
 
 
-def _own_configs() -> list[Path]:
-    return sorted(Path("configs").rglob("*.yaml"))
+def _own_configs(folder: str = "configs") -> list[Path]:
+    """Return the configs here that train a transformer."""
+    from flashtrader.config import load_config
+
+    return [path for path in sorted(Path(folder).rglob("*.yaml")) if load_config(path).plain_family is None]
 
 
 @app.command()

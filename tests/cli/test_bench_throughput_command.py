@@ -40,10 +40,13 @@ def test_the_quick_round_ends_with_the_tables(
     monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: MEASURED)
     monkeypatch.setattr(bench, "attention", lambda **_: None)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "own.yaml").write_text(SMOKE.read_text())
+    own = tmp_path / "configs" / "smoke"
+    own.mkdir(parents=True)
+    (own / "own.yaml").write_text(SMOKE.read_text())
+    (own / "plain.yaml").write_text(SMOKE.with_stem("plain").read_text())
     shown = flashtrader.succeeds("bench").out
     assert shown.index("Throughput and memory") < shown.index("Peak memory of training") < shown.index("own.yaml")
+    assert "plain.yaml" not in shown
     assert {path.name for path in (tmp_path / "bench").iterdir()} == {"throughput.json", "memory.json"}
 
 
