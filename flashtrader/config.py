@@ -285,7 +285,8 @@ class TrainingConfig(Section):
     clip_norm: PositiveFloat = 1.0
     """Longest gradient that is applied whole."""
     loss: Literal["huber", "mse", "cross_entropy", "sharpe"] = "huber"
-    """On targets in units of their training standard deviation; cross_entropy on directions; sharpe on weights."""
+    """On targets in units of their training standard deviation; cross_entropy on directions; sharpe on weights, net of
+    fee and slippage, without funding and with every trade made, whatever backtest.no_trade_band is."""
     volume_weight: NonNegativeFloat = 0.2
     """Family candles: of volume in the loss, where each price has 1."""
     evaluate_every: PositiveInt = 100
