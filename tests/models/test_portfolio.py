@@ -9,7 +9,7 @@ import torch
 
 from flashtrader.backtest.experiment import backtest_run
 from flashtrader.config import Experiment
-from flashtrader.forecasting.forecast import forecast_run, write_forecasts
+from flashtrader.forecasting.forecast import forecast_run, keep_forecasts
 from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel
 from flashtrader.models.stream import forecast_rows
@@ -177,7 +177,8 @@ def test_an_asset_that_lists_late_and_misses_bars_goes_from_training_to_the_back
     summary = train_model(settings, data_dir, tmp_path / "runs", lambda _metrics: None)
     assert np.isfinite(summary.validation_loss)
 
-    forecasts = forecast_run(summary.run, data_dir, "all").forecasts
+    predicted = forecast_run(summary.run, data_dir, "all")
+    forecasts = predicted.forecasts
     hour = (forecasts.index - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=HOUR_MS)
     known = forecasts.notna().set_index(hour)
     assert not known["NEW"].loc[:302].any()  # three bars of rsi_3
@@ -185,7 +186,7 @@ def test_an_asset_that_lists_late_and_misses_bars_goes_from_training_to_the_back
     assert not known["GAPS"].loc[missing].any()
     assert known["OLD"].loc[8:].all()
 
-    write_forecasts(summary.run.forecasts, forecasts)
+    keep_forecasts(predicted)
     made = backtest_run(summary.run, settings, data_dir)
     assert np.isfinite(made.result.equity).all()
     assert (made.forecasts is None) == (kind == "weights")
