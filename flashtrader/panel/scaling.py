@@ -22,7 +22,8 @@ class Scaler:
     feature_std: NDArray[np.float32]
     """(E, F) 1 where the feature is constant, which scales it to 0."""
     target_std: NDArray[np.float32]
-    """(K,) 1 where the target is constant. Targets keep their zero: no return stays no return."""
+    """(K,) Targets keep their zero: no return stays no return. One that is constant takes the least of the others', for
+    what never moved moves little; 1 where all are."""
 
 
 def fit_scaler(panel: Panel, rows: Rows) -> Scaler:
@@ -37,13 +38,18 @@ def fit_scaler(panel: Panel, rows: Rows) -> Scaler:
     _require(known_targets, panel.target_names, "known target", panel, rows)
     feature_mean, feature_std = _mean_and_std(panel.values[part], mask[..., None])
     _, target_std = _mean_and_std(targets, known_targets)
-    return Scaler(feature_mean, feature_std, target_std)
+    return Scaler(feature_mean, np.where(feature_std > 0, feature_std, np.float32(1)), _with_a_unit(target_std))
+
+
+def _with_a_unit(target_std: NDArray[np.float32]) -> NDArray[np.float32]:
+    least = target_std.min(where=target_std > 0, initial=np.inf)
+    return np.where(target_std > 0, target_std, least if np.isfinite(least) else 1).astype(np.float32)
 
 
 def _mean_and_std(
     values: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return both of values (T, ...) over T, in two passes of float64 sums over chunks of rows."""
+    """Return both of values (T, ...) over T, in two passes of float64 sums over chunks of rows; 0 for a constant."""
     size = max(1, _CHUNK_VALUES // values[0].size)
     chunks = [slice(start, start + size) for start in range(0, len(values), size)]
     count = known.sum(axis=0)
@@ -51,7 +57,7 @@ def _mean_and_std(
     squares = sum(np.square(values[rows] - mean).sum(axis=0, where=known[rows]) for rows in chunks)
     std = np.sqrt(squares / count)
     constant = std <= np.finfo(np.float32).eps * np.abs(mean)
-    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+    return mean.astype(np.float32), np.where(constant, 0.0, std).astype(np.float32)
 
 
 def _require(known: NDArray[np.bool_], names: tuple[str, ...], what: str, panel: Panel, rows: Rows) -> None:
