@@ -128,7 +128,7 @@ class FillReturnTarget(Section):
 
 
 class NextCandleTarget(Section):
-    """Logarithms of the next candle's prices and of one plus its volume, less this candle's: family candles."""
+    """The next candle: logarithms of its prices less this close's, of one plus its volume less this one's."""
 
     kind: Literal["next_candle"]
     """This target's name."""

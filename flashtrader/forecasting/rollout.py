@@ -19,9 +19,8 @@ from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of
 from flashtrader.models.stream import answer, check_finite, chunk_length, forecasts_of
 from flashtrader.panel.candles import (
-    CLOSE,
+    MOVES_FROM,
     NUM_COLUMNS,
-    VOLUME,
     candles_of,
     log_candles,
     merge_candles,
@@ -36,8 +35,6 @@ FloatArray = NDArray[np.float64]
 
 ROLLABLE = expand_features(["candle", "candle_moves", "calendar"])
 """Features that need no more than a candle, the one before it, and its time."""
-_MOVES_FROM = [CLOSE, CLOSE, CLOSE, CLOSE, VOLUME]
-"""What each column moves from, in the candle before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +198,7 @@ class _Token:
         follows = len(numbers) == 2 and numbers[1] - numbers[0] - 1 <= self._max_gap_bars
         before = self._before_logs if follows else np.full((1, NUM_COLUMNS), np.nan)
         self._before_ms, self._before_logs = np.array([opening_ms]), logs
-        return np.hstack([logs, logs - before[:, _MOVES_FROM], np.repeat(_calendar(opening_ms), len(logs), axis=0)])
+        return np.hstack([logs, logs - before[:, MOVES_FROM], np.repeat(_calendar(opening_ms), len(logs), axis=0)])
 
 
 def _calendar(opening_ms: int) -> FloatArray:

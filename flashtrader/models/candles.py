@@ -57,7 +57,7 @@ class NextShape(NamedTuple):
 class CandleModel(GridModel):
     """A token is one candle, or the newest closed one of a longer interval; predicts the candle that follows.
 
-    Answers (B, T, 5, 1): the change of each logarithm, as in the panel's first five targets. With a distribution
+    Answers (B, T, 5, 1): the changes that are the panel's first five targets. With a distribution
     (B, T, 10, 4): behind these, whose other numbers are 0, stand the parameters of `NextShape`. An untrained model
     forecasts no change.
     """

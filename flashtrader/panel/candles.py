@@ -20,10 +20,12 @@ from flashtrader.panel.panel import Panel, nowhere_known, union_clock
 FloatArray = NDArray[np.float64]
 
 CANDLE = expand_features(["candle"])
-"""The candle's own features, which are also the first targets: each one's change to the next candle."""
+"""The candle's own features, which are also the first targets: the next candle's, as `next_changes`."""
 SHAPE = ("gap", "body", "upper_wick", "lower_wick", "volume_change")
 """What the next candle is made of, in variables that are free of each other: see `next_shapes`."""
 CLOSE, VOLUME, NUM_COLUMNS = 3, 4, 5
+MOVES_FROM = [CLOSE, CLOSE, CLOSE, CLOSE, VOLUME]
+"""What each column of a candle moves from, in the candle before."""
 WICK_UNIT = 1e-4
 """One basis point: about a tick and the spread. Below it a wick's length is counted, above it the logarithm is."""
 
@@ -57,8 +59,16 @@ def candles_from_logs(logs: FloatArray) -> FloatArray:
 
 
 def next_candles(candles: FloatArray, changes: FloatArray) -> FloatArray:
-    """Return the candles (..., 5) that follow `candles` when their logarithms change so: a forecast made a candle."""
-    return candles_from_logs(log_candles(candles) + changes)
+    """Return the candles (..., 5) that follow `candles` by these changes: a forecast made a candle."""
+    return candles_from_logs(log_candles(candles)[..., MOVES_FROM] + changes)
+
+
+def next_changes(candles: FloatArray, following: FloatArray) -> FloatArray:
+    """Return by how much the logarithms (..., 5) of the candles `following` others differ from where those ended.
+
+    A price is measured from the close before, volume from the volume before: no change is a market that stands still.
+    """
+    return log_candles(following) - log_candles(candles)[..., MOVES_FROM]
 
 
 def next_shapes(candles: FloatArray, following: FloatArray) -> FloatArray:
@@ -110,7 +120,7 @@ def build_candle_panel(bars: Mapping[str, Bars], interval: Interval, config: Pan
     when the row's bar does, with the same features of its own history; none that closed before the row's run began. A
     longer candle may bridge as many missing bars as the panel does.
 
-    Targets are the next bar's logarithms less this bar's, so that no change is persistence, and `with_shape` also the
+    Targets are the `next_changes` of the next bar, 0 if the market stands still, and `with_shape` also the
     next bar's SHAPE; NaN where an outage of more than `max_gap_bars` follows.
     Raises ConfigError for features or longer intervals that can't be, DataError when a feature is nowhere known.
     """
@@ -189,7 +199,7 @@ def _newest_closed(longer: History, to: Interval, history: History, interval: In
 def _targets(history: History, *, with_shape: bool) -> NDArray[np.float32]:
     candles = candles_of(history.bars)
     targets = np.full((len(candles), NUM_COLUMNS + len(SHAPE) * with_shape), np.nan, np.float32)
-    targets[:-1, :NUM_COLUMNS] = np.diff(log_candles(candles), axis=0)
+    targets[:-1, :NUM_COLUMNS] = next_changes(candles[:-1], candles[1:])
     if with_shape:
         targets[:-1, NUM_COLUMNS:] = next_shapes(candles[:-1], candles[1:])
     targets[history.starts[1:] - 1] = np.nan

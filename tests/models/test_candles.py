@@ -60,7 +60,9 @@ SCALES = pytest.mark.parametrize("multiscale", [(), ("240", "D")], ids=["bars", 
 @SCALES
 @pytest.mark.parametrize("distribution", ["point", "student_t"])
 @pytest.mark.parametrize("volume_head", [False, True])
-def test_an_untrained_model_is_persistence(multiscale: Sequence[str], distribution: str, volume_head: bool) -> None:
+def test_an_untrained_model_forecasts_no_change(
+    multiscale: Sequence[str], distribution: str, volume_head: bool
+) -> None:
     described = experiment(multiscale, distribution, volume_head=volume_head)
     panel = panel_of(described, {"S": BARS})
     entities, features, targets = panel_shape(described)
