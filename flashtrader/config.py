@@ -105,6 +105,12 @@ class DataConfig(Section):
             raise ValueError(f"start {self.start:%Y-%m-%d %H:%M} is not before end {self.end:%Y-%m-%d %H:%M}")
         return self
 
+    @model_validator(mode="after")
+    def _books_are_recorded(self) -> Self:
+        if self.kind == "books" and self.source not in ("bybit", "file"):
+            raise ValueError(f"kind books goes with source bybit or file, not {self.source}")
+        return self
+
 
 class LogReturnTarget(Section):
     """log(close[i + horizon] / close[i]) of every market: families returns and portfolio, and the plain models."""
@@ -422,6 +428,8 @@ class Experiment(Section):
             raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
         if (self.policy.kind == "weights") != (loss == "sharpe"):
             raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
+        if loss == "sharpe" and self.training.labels == "last":
+            raise ValueError("training.labels: sharpe is learned from bars in a row; take labels: all")
         of_candles = {
             "panel.multiscale": self.panel.multiscale,
             "model.distribution": self.model.distribution != "point",
@@ -488,7 +496,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected sections such as `data:` and `model:`, found {type(settings).__name__}")
     settings.setdefault("name", path.stem)
-    for override in overrides:
+    # First the kind of a policy or target, which decides what other keys mean.
+    for override in sorted(overrides, key=lambda override: not override.partition("=")[0].endswith(".kind")):
         _apply(settings, override)
     return validate(settings, str(path))
 
@@ -527,7 +536,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"--set {override}: {section} is not a section")
     value = _parse_yaml(text, f"--set {override}")
-    if key == "kind" and sections and sections[-1] in ("policy", "target") and settings.get("kind") != value:
+    unless_named = {"policy": "tanh", "target": "log_return"}.get(sections[-1] if sections else "")
+    if key == "kind" and unless_named and settings.get("kind", unless_named) != value:
         settings.clear()  # another policy or target has other keys
     settings[key] = value
 

@@ -158,6 +158,30 @@ def test_choosing_another_policy_drops_the_keys_of_the_old_one(tmp_path: Path) -
     assert load_config(path, ["policy.kind=tanh"]).policy == load_config(path).policy
 
 
+def test_an_override_counts_whatever_the_order_and_whether_the_kind_was_written(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST | {"policy": {"scale": 3.0}, "panel": {"target": {"horizon_bars": 5}}})
+    named = load_config(path, ["policy.kind=tanh", "panel.target.kind=log_return"])
+    assert (named.policy, named.panel.target) == (load_config(path).policy, load_config(path).panel.target)
+    overrides = ["policy.long_above=0.1", "policy.kind=threshold"]
+    for order in (overrides, overrides[::-1]):
+        assert load_config(path, order).policy == ThresholdPolicy(kind="threshold", long_above=0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.kind=books", "data.source=yahoo"], "data: kind books goes with source bybit or file, not yahoo"),
+        (
+            ["model.family=portfolio", "panel.target.kind=fill_return", "training.loss=sharpe", "policy.kind=weights",
+             "training.labels=last"],
+            "training.labels: sharpe is learned from bars in a row; take labels: all",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+    assert refusal(tmp_path, SMALLEST, *overrides) == message
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
