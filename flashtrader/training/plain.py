@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from flashtrader.config import Experiment, PlainFamily
+from flashtrader.errors import ConfigError
 from flashtrader.models.plain import History, PlainModel, fit_plain, save_plain
 from flashtrader.panel.closes import price_panel
 from flashtrader.panel.splits import Rows
@@ -40,11 +41,21 @@ class Fitted:
 def fit_plain_models(
     experiment: Experiment, data: LabelledPanel, families: Sequence[PlainFamily]
 ) -> dict[PlainFamily, Fitted]:
-    """Return the plain models of these families, fitted on the training rows that the experiment's own model has."""
+    """Return the plain models of these families, fitted on the training rows that the experiment's own model has.
+
+    Raises ConfigError when none of these rows has both a forecast and a known target.
+    """
     if not families:
         return {}
     priced = price_panel(data.panel, data.tables, experiment.panel.max_gap_bars)
     history = History(experiment, priced, data.split, data.scaler)
+    train = data.split.train
+    if not history.usable(train).any():
+        raise ConfigError(
+            f"split.validation: none of the {len(train)} training bars has both a forecast and a known target (a "
+            f"history begins anew after an outage, with {experiment.warmup_bars} warm-up bars); move the boundary, "
+            "lower training.warmup_bars, or raise panel.max_gap_bars"
+        )
     return {family: _fit(family, history) for family in families}
 
 

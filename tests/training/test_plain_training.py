@@ -118,6 +118,16 @@ def test_a_plain_run_that_fails_leaves_no_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("family", ["ridge", "boosting"])
+def test_training_bars_that_are_all_warm_up_are_one_clear_error(
+    data_dir: Path, tmp_path: Path, family: PlainFamily
+) -> None:
+    """The validation rows would have a forecast: of a model that was fitted to nothing."""
+    with pytest.raises(ConfigError, match="none of the 358 training bars has both a forecast and a known target"):
+        train_model(experiment(family, segment_bars=600, warmup_bars=400), data_dir, tmp_path, watch_nothing)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plain_model_needs_no_segment(data_dir: Path, tmp_path: Path) -> None:
     """A history shorter than a transformer's segment will do."""
     train_model(experiment("ridge", segment_bars=4_096), data_dir, tmp_path, watch_nothing)
