@@ -105,13 +105,16 @@ def predict(
     asked = [option for option, given in modes.items() if given]
     if len(asked) > 1:
         raise ConfigError(f"give {' or '.join(asked)}, not both")
+    for option, value in {"--bars": num_bars, "--base-url": base_url}.items():
+        if value is not None and not follow:
+            raise ConfigError(f"{option} needs --follow beside it")
+    request = rollout_request(chosen, rollout, num_paths, decision, num_starts)
     if attention is not None:
         from flashtrader.cli.attention_maps import show_attention
 
         return show_attention(chosen, data_dir, attention, out, as_json)
     if follow:
         return _follow(chosen, data_dir, base_url, num_bars, out, as_json)
-    request = rollout_request(chosen, rollout, num_paths, decision, num_starts)
     if chosen.experiment.model.family == "candles":
         from flashtrader.cli.candle_forecasts import predict_candles
 
