@@ -99,13 +99,31 @@ def _check_same_forecasts(run: Run, experiment: Experiment) -> None:
 
 
 def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_forecasts: bool) -> Backtest:
-    """Trade a file of forecasts, by the experiment's policy, or of target weights, as they are."""
+    """Trade a file of forecasts, by the experiment's policy, or of target weights, as they are.
+
+    Raises ConfigError for a run's forecasts of something else than is to be traded, and what `read_signals` raises.
+    """
     bars = load_bars(experiment.data, data_dir)
     interval = Interval(experiment.data.interval)
     signals = read_signals(path, union_clock(bars.values()), experiment.data.symbols, interval)
+    _check_same_target(path, signals, experiment, are_forecasts=are_forecasts)
     if are_forecasts:
         return _trade_forecasts(signals, bars, bars, experiment)
     return Backtest(run_backtest(bars, signals, interval, experiment.backtest))
+
+
+def _check_same_target(path: Path, signals: pd.DataFrame, experiment: Experiment, *, are_forecasts: bool) -> None:
+    """Refuse a run's forecasts, which say what they are of, where they would be taken for something else."""
+    made = signals.attrs.get("target")
+    if made is None:
+        return
+    if are_forecasts and made != experiment.panel.target.model_dump():
+        told = ", ".join(f"{key}: {value}" for key, value in made.items())
+        raise ConfigError(
+            f"panel.target: not that of the run that made {path} ({told}); give the config of that run, or --run"
+        )
+    if not are_forecasts and made["kind"] != "fill_return":
+        raise ConfigError(f"{path}: holds forecasts of {made['kind']} and no target weights; give it to --forecasts")
 
 
 def _trade_forecasts(

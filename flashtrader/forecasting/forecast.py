@@ -138,6 +138,7 @@ def _collect(
     made_of: dict[Hashable, Any] = {
         "interval": experiment.data.interval,
         "bars": digests_between(loaded.tables, first_ms, last_ms),
+        "target": experiment.panel.target.model_dump(),
     }
 
     def forecasts(values_RK: NDArray[np.float32]) -> pd.DataFrame:
@@ -171,7 +172,8 @@ def keep_forecasts(made: Forecasts) -> None:
 def write_forecasts(path: Path, forecasts: pd.DataFrame) -> None:
     """Replace `path` by the forecasts, in one step: as CSV where it ends so, else as Parquet.
 
-    Parquet also keeps `attrs`: the bars' interval and digests, by which a backtest knows what they are forecasts of.
+    Parquet also keeps `attrs`: the bars' interval and digests, and the target, by which a backtest knows what they are
+    forecasts of.
     """
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":

@@ -170,6 +170,31 @@ def test_anyones_forecasts_go_through_the_policy(trained: Place) -> None:
     assert trained("backtest", "--forecasts", path, "--run", "tiny-001")["metrics"] == ours["metrics"]
 
 
+def test_a_runs_forecasts_in_a_file_are_not_taken_for_something_else(trained: Place) -> None:
+    """Of another horizon they would be scored beside other outcomes; as weights, returns would be hardly anything."""
+    trained("predict", "--out", trained.root / "mine.parquet")
+    mine = (trained.root / "mine.parquet", "--config", trained.config)
+    message = trained.fails(2, "backtest", "--forecasts", *mine, "--set", "panel.target.horizon_bars=9")
+    assert message.startswith("panel.target: not that of the run that made ")
+    assert "(kind: log_return, horizon_bars: 4)" in message
+    message = trained.fails(2, "backtest", "--weights", *mine)
+    assert "mine.parquet: holds forecasts of log_return and no target weights; give it to --forecasts" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bars", "3"), "--bars needs --follow beside it"),
+        (("--base-url", "http://127.0.0.1:1"), "--base-url needs --follow beside it"),
+        (("--attention", "latest", "--paths", "3"), "--paths needs --rollout BARS beside it"),
+    ],
+)
+def test_an_option_without_the_one_it_belongs_to_is_refused(
+    trained: Place, options: tuple[str, ...], message: str
+) -> None:
+    assert trained.fails(2, "predict", *options) == message
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [("data.interval=5", "data.interval"), ("data.source=simulated", "data.source"),

@@ -43,6 +43,18 @@ def test_the_smoke_configs_go_from_the_exchange_to_the_report(
     assert traded["metrics"]["num_trades"] > 100
 
 
+def test_learned_weights_in_a_file_are_traded_as_weights_alone(tmp_path: Path, flashtrader: Command) -> None:
+    place = Place(tmp_path, flashtrader, "portfolio-weights")
+    place("predict", "--out", tmp_path / "mine.parquet")
+    as_weights = place("backtest", "--weights", tmp_path / "mine.parquet", "--config", place.config)
+    as_forecasts = place("backtest", "--forecasts", tmp_path / "mine.parquet", "--config", place.config)
+    assert as_weights["metrics"] == as_forecasts["metrics"]
+    places = ("--data-dir", tmp_path / "data", "--runs-dir", tmp_path / "runs")
+    through_a_policy = ("--forecasts", tmp_path / "mine.parquet", "--config", SMOKE / "portfolio.yaml")
+    message = flashtrader.fails(2, "backtest", *through_a_policy, *places)
+    assert "(kind: fill_return)" in message
+
+
 def test_weights_are_shown_with_what_they_earned_beside_equal_ones(tmp_path: Path, flashtrader: Command) -> None:
     place = Place(tmp_path, flashtrader, "portfolio-weights")
     assert "validation_sharpe" in place.run
