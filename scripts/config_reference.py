@@ -57,7 +57,7 @@ def reference() -> str:
 def _section(name: str, section: type[BaseModel]) -> str:
     head = [f"## {name}\n", f"{section.__doc__}\n", "| key | takes | default | |", "| --- | --- | --- | --- |"]
     rows = [
-        f"| `{key}` | {_name(field.annotation)} | {_default(field)} | {field.description} |"
+        f"| `{key}` | {_name(field.annotation)} | {_default(field)} | {_on_one_line(field.description)} |"
         for key, field in _keys(section)
     ]
     return "\n".join([*head, *rows, ""])
@@ -65,6 +65,11 @@ def _section(name: str, section: type[BaseModel]) -> str:
 
 def _keys(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     return [(key, field) for key, field in section.model_fields.items() if not _is_section(field.annotation)]
+
+
+def _on_one_line(text: str | None) -> str:
+    """Return a description without its line breaks, each of which would end the table's row."""
+    return " ".join((text or "").split())
 
 
 def _is_section(annotation: Any) -> bool:

@@ -17,3 +17,9 @@ def test_the_page_has_every_key() -> None:
     keys = {key.rpartition(".")[2] for key in known_keys()} - sections
     assert len(keys) > 40
     assert [key for key in sorted(keys - {"name"}) if f"| `{key}` |" not in reference()] == []
+
+
+def test_a_key_is_one_row_of_its_table() -> None:
+    rows = [line for line in reference().splitlines() if line.startswith("| `")]
+    assert len(rows) > 40
+    assert [row for row in rows if not row.endswith(" |")] == []
