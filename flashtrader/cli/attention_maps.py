@@ -119,8 +119,8 @@ def _in_words(mean: "Mapping[str, Profile]", reach: "Mapping[str, list[Reach]]")
         f"Through all layers (rollout), {percent(rollout_T[0])} of what reaches the forecast is from the bar itself, "
         f"half from at most {quantile_age(rollout_T, 0.5):,} bars back, a tenth from more than "
         f"{quantile_age(rollout_T, 0.9):,}.",
-        f"{name}, head {place} looks back furthest: {fixed(furthest.mean_bars, 1)} bars on average; one that looked at "
-        f"its {seen_bars:,} bars alike, {fixed((seen_bars - 1) / 2, 1)}.",
+        f"{name.capitalize()}, head {place} looks back furthest: {fixed(furthest.mean_bars, 1)} bars on average; "
+        f"one that looked at its {seen_bars:,} bars alike, {fixed((seen_bars - 1) / 2, 1)}.",
         "mean, median: bars back. keys: as many, alike, would have the same entropy. The rest: share of the weight by "
         "bars back. Weights say what is read, not what is made of it.",
     ]

@@ -63,7 +63,8 @@ class AttentionMap:
     @property
     def time(self) -> str:
         """The bar's opening time in ISO 8601, UTC; `look` takes it back."""
-        return pd.Timestamp(int(self.times_ms[-1]), unit="ms", tz="UTC").isoformat()
+        opened_ms = int(self.times_ms[-1])
+        return iso_time(opened_ms, "ms" if opened_ms % 1000 else "s")
 
     @property
     def file_name(self) -> str:

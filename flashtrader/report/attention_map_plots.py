@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from flashtrader.interval import MINUTE_MS
 from flashtrader.report.formats import percent, plain
@@ -41,6 +41,7 @@ def plot_ages(by_age: Mapping[str, Floats], num_bars: int) -> Figure:
     strips = {name: ages_HK[:, ::-1] for name, ages_HK in by_age.items()}
     mesh = _draw_strips(axes, strips, np.arange(-longest, 1, dtype=np.float64) + 0.5)
     axes.set_xlim(0.5 - longest, 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     axes.set_xlabel("Bars back from the decision")
     axes.set_title(f"Attention by distance{_mean_of(num_bars)}")
@@ -64,7 +65,8 @@ def plot_bar(
     price, strips, flow = figure.subplots(3, 1, sharex=True, height_ratios=(1.6, _strips_inches(by_age), 1.4))
     _draw_prices(price, times_ms, {symbol: price_T[-shown:] for symbol, price_T in prices.items()})
     unit: Literal["ms", "m"] = "ms" if times_ms[-1] % MINUTE_MS else "m"
-    moment = np.datetime_as_string(times_ms[-1:].astype("datetime64[ms]"), unit=unit)[0].replace("T", " ")
+    day, clock = np.datetime_as_string(times_ms[-1:].astype("datetime64[ms]"), unit=unit)[0].split("T")
+    moment = clock if unit == "ms" else f"{day} {clock}"  # the axis names the day, and the line has no room for both
     price.set_title(f"Where the forecast of {moment} UTC looks", pad=26 if len(prices) <= len(_LINES) else 10)
     edges_ms = np.append(times_ms, 2 * times_ms[-1] - times_ms[-2] if shown > 1 else times_ms[-1] + 1)
     looks = {name: ages_HK[:, ::-1] for name, ages_HK in by_age.items()}

@@ -46,7 +46,7 @@ def test_attention_of_the_smoke_config(place: Place) -> None:
     shown = place.predict("--attention", "2024-03-20T05:00,2024-03-25")
     directory = run / "attention"
     assert json.loads((directory / "summary.json").read_text()) == shown
-    assert [bar["time"] for bar in shown["bars"]] == ["2024-03-20T05:00:00+00:00", "2024-03-25T00:00:00+00:00"]
+    assert [bar["time"] for bar in shown["bars"]] == ["2024-03-20T05:00:00Z", "2024-03-25T00:00:00Z"]
     for path in (*(bar["picture"] for bar in shown["bars"]), *shown["pictures"]):
         assert Path(path).read_bytes().startswith(b"\x89PNG")
     assert [Path(path).name for path in shown["pictures"]] == ["ages.png"]

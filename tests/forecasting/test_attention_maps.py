@@ -346,4 +346,4 @@ def test_file_names_hold_milliseconds_where_there_are_some() -> None:
     panel.timestamps[20] = 20 * HOUR_MS + 7
     found = map_row(model, TRAINING, panel, tables(panel), 20)
     assert found.file_name == "19700101T200000.007Z"
-    assert found.time == "1970-01-01T20:00:00.007000+00:00"
+    assert found.time == "1970-01-01T20:00:00.007Z"

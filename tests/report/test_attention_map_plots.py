@@ -49,6 +49,12 @@ def test_a_head_that_looks_everywhere_alike_is_even_and_the_bar_itself_stands_ri
     assert drawn[1].max() == mesh.get_clim()[1], "fifty times an even share is drawn as the end of the scale"
 
 
+def test_few_bars_are_each_counted_once():
+    axes = plot_ages({"layer 1": _shares(2, 4)}, num_bars=1).axes[0]
+    shown = [place for place in axes.get_xticks() if -3.5 <= place <= 0.5]
+    assert shown == [-3, -2, -1, 0]
+
+
 def test_an_attention_that_sees_fewer_bars_ends_where_the_others_end():
     figure = plot_ages({"layer 1": _shares(2, 30), "layer 2": _shares(2, 10)}, num_bars=1)
     meshes = [artist for artist in figure.axes[0].collections if isinstance(artist, QuadMesh)]
