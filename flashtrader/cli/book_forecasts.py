@@ -1,6 +1,5 @@
 """The forecasts of an order-book run, as `flashtrader predict` shows and writes them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -
     from flashtrader.forecasting.books import forecast_directions
     from flashtrader.forecasting.forecast import tabulate, write_forecasts
     from flashtrader.report.book_plots import plot_directions
+    from flashtrader.report.formats import counted
     from flashtrader.report.plots import write_png
 
     made, forecasts = forecast_directions(answers), tabulate(answers).forecasts
@@ -57,7 +57,7 @@ def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -
         write_png(figure, path.with_name("directions.png"))
     probabilities = "  ".join(f"{name.removeprefix('p_')} {newest[name]:.3f}" for name in newest.index.drop("outcome"))
     notes = [
-        f"{len(times):,} snapshots, {times[0]:%Y-%m-%d %H:%M:%S} to {times[-1]:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{counted(len(times), 'snapshot')}, {times[0]:%Y-%m-%d %H:%M:%S} to {times[-1]:%Y-%m-%d %H:%M:%S} UTC, "
         f"P(up) − P(down) after {target.horizon_bars} snapshots: {path}",
         f"newest: {probabilities}; training balances the classes, so each counts as if it were as common as the others",
         *_notes_on_scores(made.scores, experiment, split),
@@ -66,7 +66,7 @@ def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -
 
 
 def _tables(scores: "Sequence[DirectionScore]", experiment: "Experiment") -> list[Table]:
-    from flashtrader.report.formats import fixed, percent
+    from flashtrader.report.formats import estimate, fixed, percent
 
     model, *_ = scores
     directions = [score.direction for score in model.classes]
@@ -87,8 +87,8 @@ def _tables(scores: "Sequence[DirectionScore]", experiment: "Experiment") -> lis
         (
             score.name,
             f"{score.pnl.signals:,}",
-            _bps(score.pnl.mean_bps, score.pnl.error_bps),
-            _bps(score.pnl.mid_mean_bps, score.pnl.mid_error_bps),
+            estimate(score.pnl.mean_bps, score.pnl.error_bps, 3),
+            estimate(score.pnl.mid_mean_bps, score.pnl.mid_error_bps, 3),
         )
         for score in scores
     ]
@@ -105,13 +105,6 @@ def _tables(scores: "Sequence[DirectionScore]", experiment: "Experiment") -> lis
         ),
         Table("PnL of a signal in bp", ("answers", "signals", "after spread, 95 %", "at the mid, 95 %"), earned),
     ]
-
-
-def _bps(mean: float, error: float) -> str:
-    from flashtrader.report.formats import fixed
-
-    interval = f" ± {fixed(1.96 * error, 3)}" if math.isfinite(mean) else ""
-    return fixed(mean, 3, signed=True) + interval
 
 
 def _notes_on_scores(scores: "Sequence[DirectionScore]", experiment: "Experiment", split: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The plain models beside a run, in the commands' tables."""
 
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from flashtrader.cli.console import Table
@@ -32,14 +31,14 @@ def validation_tables(summary: "TrainingSummary") -> list[Table]:
 
 def score_tables(made: "Forecasts") -> list[Table]:
     """Return how good a run's forecasts and its plain models' were; no table without plain models or outcomes."""
-    from flashtrader.report.formats import UNKNOWN, fixed, percent
+    from flashtrader.report.formats import estimate, fixed, percent
 
     if not made.plain or made.outcomes.isna().all(axis=None):
         return []
     rows = [
         (
             model,
-            f"{fixed(score.ic, 3, signed=True)} ± {fixed(1.96 * score.ic_error, 3)}" if isfinite(score.ic) else UNKNOWN,
+            estimate(score.ic, score.ic_error, 3),
             fixed(score.r2, 4, signed=True),
             fixed(score.skill, 4, signed=True),
             percent(score.direction),

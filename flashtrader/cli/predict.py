@@ -87,13 +87,18 @@ def predict(
 ) -> None:
     """Forecast stored bars with a trained run.
 
-    With --follow, fetch new closed bars as they come (bars from files: read what others store), forecast each, print a
-    line for it and write them all to the run's live.parquet; with --json, each line is one JSON object.
-    A run of family candles also writes candles.parquet, the forecast of each next candle, and pictures; with --rollout,
-    rollout.parquet, and a fan chart of its paths.
-    With --attention, write the attention weights of the chosen bars and pictures of them into the run's attention/.
-    One of family orderbook writes directions.parquet, the probabilities of down, flat and up, what they scored and
-    earned, and a picture.
+    With --follow, fetch new closed bars as they come, forecast each, print a
+    line for it (with --json, an object) and write them all to the run's
+    live.parquet. Bars from files: read what others store.
+
+    Family candles also writes candles.parquet, the forecast of each next
+    candle, and pictures; with --rollout, rollout.parquet and a fan chart.
+
+    Family orderbook also writes directions.parquet, the probabilities of down,
+    flat and up; what they scored and earned; and a picture.
+
+    With --attention, write the attention weights of the chosen bars, and
+    pictures of them, into the run's attention/.
     """
     from flashtrader.cli.candle_forecasts import rollout_request
     from flashtrader.errors import ConfigError
@@ -191,7 +196,7 @@ def _follow(
 
 def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[str, Any], list[str]]:
     """Return the table of scores, what `--json` says, and the notes below."""
-    from flashtrader.report.formats import fixed, percent
+    from flashtrader.report.formats import counted, estimate, fixed, percent
 
     newest = made.forecasts.iloc[-1]
     scores = made.scores
@@ -199,7 +204,7 @@ def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[st
         (
             score.symbol,
             f"{score.bars:,}",
-            f"{fixed(score.ic, 3, signed=True)} ± {fixed(1.96 * score.ic_error, 3)}",
+            estimate(score.ic, score.ic_error, 3),
             fixed(score.rank_ic, 3, signed=True),
             fixed(score.r2, 3, signed=True),
             percent(score.direction),
@@ -221,8 +226,8 @@ def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[st
     }
     times = made.forecasts.index
     notes = [
-        f"{len(times):,} bars, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
-        f"log return over {made.horizon_bars} bars: {path}",
+        f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
+        f"log return over {counted(made.horizon_bars, 'bar')}: {path}",
         "R² is against forecasting no change; the interval of the IC allows for overlapping horizons.",
     ]
     if split is Part.ALL:

@@ -71,12 +71,14 @@ def _draw_losses(summary: "TrainingSummary") -> None:
 
 def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
     from flashtrader.cli.plain_tables import validation_tables
+    from flashtrader.report.formats import fixed
+    from flashtrader.report.metric_names import SKILL_LABELS
 
     rows = [
         ("steps", f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
         ("best step", f"{summary.best_step:,}"),
-        ("validation loss", f"{summary.validation_loss:.5f}"),
-        (f"validation {_skill_text(summary.skill)}", f"{summary.validation_skill:+.4f}"),
+        ("validation loss", fixed(summary.validation_loss, 5)),
+        (f"validation {SKILL_LABELS[summary.skill]}", fixed(summary.validation_skill, 4, signed=True)),
         ("time", f"{summary.seconds:.0f} s"),
     ]
     payload = {
@@ -105,10 +107,6 @@ def _show_budget(budget: "Budget", as_json: bool) -> None:
         (f"time of {budget.steps:,} steps", f"{budget.total_seconds / 60:.1f} min"),
     ]
     show([Table("What training would cost", ("", "value"), rows)], budget.as_dict(), as_json)
-
-
-def _skill_text(name: str) -> str:
-    return "IC" if name == "ic" else name.replace("_", " ")
 
 
 class _Progress:
@@ -141,13 +139,16 @@ class _Progress:
 
     def update(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of one step."""
+        from flashtrader.report.formats import fixed
+        from flashtrader.report.metric_names import SKILL_LABELS
+
         self._seen |= metrics
         seen = self._seen
-        status = f"loss {seen['train_loss']:.4f}  {seen['bars_per_second']:,.0f} bars/s"
-        skill = next((name for name in seen if name.startswith("validation_") and name != "validation_loss"), None)
-        if skill is not None:
-            name = _skill_text(skill.removeprefix("validation_"))
-            status += f"  validation loss {seen['validation_loss']:.4f} {name} {seen[skill]:+.4f}"
+        status = f"loss {fixed(seen['train_loss'], 4)}  {seen['bars_per_second']:,.0f} bars/s"
+        for name, label in SKILL_LABELS.items():
+            if (skill := seen.get(f"validation_{name}")) is not None:
+                loss = fixed(seen["validation_loss"], 4)
+                status += f"  validation loss {loss} {label} {fixed(skill, 4, signed=True)}"
         self._bar.update(self._task, completed=metrics["step"], status=status)
         if "validation_loss" in metrics and not self._console.is_terminal:
             say(f"step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")

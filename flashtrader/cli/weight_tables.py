@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> None:
     """Print the newest weights, and what all of them earned beside equal ones."""
     from flashtrader.forecasting.weight_scores import score_weights
-    from flashtrader.report.formats import fixed, percent
+    from flashtrader.report.formats import counted, estimate, fixed, percent
 
     experiment, times = made.run.experiment, made.forecasts.index
     scores = score_weights(made.forecasts, made.outcomes, experiment)
@@ -25,7 +25,7 @@ def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> No
             percent(score.gross),
             percent(score.turnover, 2),
             percent(score.net_return, 4, signed=True),
-            f"{fixed(score.sharpe, 4, signed=True)} ± {fixed(1.96 * score.sharpe_error, 4)}",
+            estimate(score.sharpe, score.sharpe_error, 4),
             fixed(score.annual_sharpe, 2, signed=True),
         )
         for score in scores
@@ -43,7 +43,8 @@ def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> No
     }
     backtest = experiment.backtest
     notes = [
-        f"{len(times):,} bars, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, target weights: {path}",
+        f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
+        f"target weights: {path}",
         f"Net of {backtest.fee_bps:g} bp fee and {backtest.slippage_bps:g} bp slippage a side, every trade made: "
         "backtest.no_trade_band plays no part here.",
     ]

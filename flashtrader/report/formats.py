@@ -28,6 +28,17 @@ def significant(value: float, digits: int = 3) -> str:
     return _typeset(f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip("."))
 
 
+def estimate(value: float, error: float, digits: int) -> str:
+    """Return +0.307 ± 0.045: a value and the half width of its 95 % interval, given one standard error."""
+    text = fixed(value, digits, signed=True)
+    return text if text == UNKNOWN else f"{text} ± {fixed(1.96 * error, digits)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 bar`, `1,000 bars`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: float) -> str:
     """Return the shortest text of a number on an axis: 0.5, 1,000, 12."""
     return _typeset(f"{value:,.6g}")

@@ -1,4 +1,4 @@
-"""The figures of a backtest in words: how each is called, written and defined. Loads no matplotlib."""
+"""The figures of a backtest and of a training in words: how each is called, written and defined. No matplotlib."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,3 +88,6 @@ METRIC_NAMES = (
     MetricName("total_cost", "Costs paid", currency, "Fees and slippage, in the account's currency; funding is apart."),
     MetricName("final_equity", "Final equity", currency, "Equity at the last bar, in the account's currency."),
 )
+
+SKILL_LABELS = {"ic": "IC", "macro_f1": "macro F1", "sharpe": "Sharpe ratio"}
+"""What a training calls the skill of its evaluations, in words."""

@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from flashtrader.files import replacing
 from flashtrader.interval import DAY_MS
 from flashtrader.report.formats import fixed, money, percent, plain
+from flashtrader.report.metric_names import SKILL_LABELS
 from flashtrader.report.summaries import (
     Curve,
     Floats,
@@ -251,8 +252,8 @@ def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     which is the skill; null is left out.
     """
     rows = list(rows)
-    others = {key for row in rows for key in row if key.startswith("validation_")} - {"validation_loss"}
-    skill_key = next(iter(others), "validation_ic")
+    evaluated = {key.removeprefix("validation_") for row in rows for key in row}
+    name = next((name for name in SKILL_LABELS if name in evaluated), "ic")
     figure = Figure(figsize=(WIDTH_INCHES, 4.4))
     loss, skill = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps, train = _series(rows, "train_loss")
@@ -262,17 +263,16 @@ def plot_loss_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     label = "Validation"
     if len(validation):
         best = int(validation.argmin())
-        label = f"Validation, best {validation[best]:.4g} at step {steps[best]:,.0f}"
+        label = f"Validation, best {fixed(validation[best], 4)} at step {steps[best]:,.0f}"
         loss.plot(steps[best], validation[best], "o", color=VERMILION, markersize=7, zorder=3)
     loss.plot(steps, validation, color=BLUE, marker=".", label=label)
     loss.set_ylabel("Loss")
     write_title(loss, "Training")
-    steps, values = _series(rows, skill_key)
+    steps, values = _series(rows, f"validation_{name}")
     skill.plot(steps, values, color=BLUE, marker=".")
     skill.axhline(0, color=INK, linewidth=0.8)
     skill.yaxis.set_major_formatter(plain_tick)
-    name = skill_key.removeprefix("validation_")
-    skill.set_ylabel(f"Validation {'IC' if name == 'ic' else name.replace('_', ' ')}")
+    skill.set_ylabel(f"Validation\n{SKILL_LABELS[name]}")
     skill.set_xlabel("Optimiser step")
     skill.xaxis.set_major_locator(MaxNLocator(integer=True))
     skill.xaxis.set_major_formatter(plain_tick)

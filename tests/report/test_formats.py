@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from flashtrader.backtest.metrics import Metrics
-from flashtrader.report.formats import fixed, money, percent, plain, significant
+from flashtrader.report.formats import counted, estimate, fixed, money, percent, plain, significant
 from flashtrader.report.metric_names import METRIC_NAMES
 
 
@@ -30,6 +30,10 @@ from flashtrader.report.metric_names import METRIC_NAMES
         (significant(0.0), "0.00"),
         (significant(0.0000123456), "1.2e\N{MINUS SIGN}05"),
         (significant(math.nan), "n/a"),
+        (estimate(0.3071, 0.023, 3), "+0.307 ± 0.045"),
+        (estimate(math.nan, math.nan, 3), "n/a"),
+        (counted(1, "bar"), "1 bar"),
+        (counted(1_000, "bar"), "1,000 bars"),
         (plain(0.30000000000000004), "0.3"),
         (plain(-1500.0), "\N{MINUS SIGN}1,500"),
         (money(0.0), "0"),

@@ -147,7 +147,7 @@ def test_loss_curves_name_the_best_evaluation():
         for text in plot_loss_curves(LOSSES["steps and evaluations"]).axes[0].get_legend().get_texts()
         if "best" in text.get_text()
     )
-    assert label == "Validation, best 0 at step 10"
+    assert label == "Validation, best 0.0000 at step 10"
 
 
 def test_the_same_picture_is_the_same_bytes_whatever_the_reader_has_set(tmp_path):
