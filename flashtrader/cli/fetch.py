@@ -43,7 +43,9 @@ class Category(StrEnum):
 
 def fetch(
     symbols: Annotated[str, typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.")],
-    source: Annotated[SourceChoice, typer.Option("--source", help="Where from.")] = SourceChoice.BYBIT,
+    source: Annotated[
+        SourceChoice, typer.Option("--source", help="Where from: bybit, yahoo, file or simulated.", metavar="<name>")
+    ] = SourceChoice.BYBIT,
     kind: Annotated[
         Kind, typer.Option("--kind", help="Bars, or the order book: recorded live, or of a file.")
     ] = Kind.BARS,
