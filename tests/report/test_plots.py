@@ -1,6 +1,7 @@
 """Every picture draws every kind of result, and shows what it should."""
 
 import hashlib
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -53,6 +54,16 @@ def test_every_curve_draws(equity, tmp_path):
         image = write_png(figure, tmp_path / f"{name}.png")
         assert image.startswith(PNG_SIGNATURE)
         assert (tmp_path / f"{name}.png").read_bytes() == image
+
+
+@pytest.mark.parametrize("num_days", [1, 3, 6, 12, 20, 28, 40, 55, 90, 400])
+def test_times_on_the_axis_keep_apart_where_a_month_ends(num_days):
+    opened = np.datetime64("2024-02-26", "h") + np.arange(num_days * 24)
+    (axes,) = plot_equity(Curve(opened.astype("datetime64[ms]").astype(np.int64), _walk(len(opened))), {}).axes
+    axes.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize(("num_bars", "num_symbols"), [(1, 1), (2, 3), (60, 2), (3_000, 16), (700, 100)])
