@@ -185,8 +185,6 @@ def load_books(data: DataConfig, data_dir: Path) -> dict[str, Books]:
 
     Raises DataError where there is none, with the command that gets them.
     """
-    if data.source not in ("bybit", "file"):
-        raise ConfigError(f"data.source {data.source} has no order books: choose bybit or file")
     store, source = BookStore(data_dir), stored_source(data)
     books = {}
     for symbol in data.symbols:

@@ -212,11 +212,6 @@ def test_where_nothing_is_stored_the_command_is_named(tmp_path: Path, keys: dict
     assert command in str(refused.value)
 
 
-def test_a_source_without_books_is_a_wrong_request(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="yahoo has no order books"):
-        load_books(config(source="yahoo"), tmp_path)
-
-
 def test_a_symbol_is_no_path() -> None:
     with pytest.raises(ConfigError, match="can't name a directory"):
         BookSeries("bybit", "../BTC", 3)
