@@ -313,7 +313,7 @@ def time_axis(axes: Axes, *timestamps: Timestamps) -> None:
     shown = days(np.concatenate(timestamps))
     margin = 1 if shown.min() == shown.max() else 0
     axes.set_xlim(shown.min() - margin, shown.max() + margin)
-    locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]
     locator.intervald[DAILY] = [1, 2, 7, 14]  # every fourth day, its own choice, would put the 29th beside the 1st
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
