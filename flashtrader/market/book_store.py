@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from flashtrader.config import DataConfig
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import DataError
 from flashtrader.files import read_json, write_json
 from flashtrader.market.book_ledger import BookLedger, Break, Run, find_runs
 from flashtrader.market.books import Books, best_levels, num_levels, validate_books
