@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
+from flashtrader.market.columns import typed_columns
 from flashtrader.market.spans import iso_time
 
 Bars = pd.DataFrame
@@ -69,21 +70,8 @@ def _typed(bars: Bars, where: str) -> Bars:
     if missing:
         found = ", ".join(map(str, bars.columns))
         raise DataError(f"{where}: no column {', '.join(missing)}; bars need {', '.join(COLUMNS)}, found {found}")
-    names = [*COLUMNS, *(["turnover"] if "turnover" in bars.columns else [])]
-    repeated = [name for name in names if list(bars.columns).count(name) > 1]
-    if repeated:
-        raise DataError(f"{where}: column {repeated[0]} is there twice; keep one")
-    if bars["timestamp"].dtype.kind not in "iu":
-        raise DataError(
-            f"{where}: column timestamp holds {bars['timestamp'].dtype}; give whole milliseconds since 1970, UTC"
-        )
-    columns: dict[str, NDArray[Any]] = {"timestamp": bars["timestamp"].to_numpy(np.int64)}
-    for name in names[1:]:
-        try:
-            columns[name] = bars[name].to_numpy(np.float64, na_value=np.nan)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: column {name} holds something other than numbers ({error})") from None
-    return pd.DataFrame(columns)
+    turnover = ["turnover"] if "turnover" in bars.columns else []
+    return pd.DataFrame(typed_columns(bars, [*COLUMNS[1:], *turnover], where))
 
 
 def resample(bars: Bars, interval: Interval, to: Interval, max_gap_bars: int = 0) -> Bars:

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.errors import DataError
+from flashtrader.market.columns import typed_columns
 from flashtrader.market.spans import iso_time
 
 Books = pd.DataFrame
@@ -114,16 +115,7 @@ def _typed(books: Books, where: str) -> Books:
             f"{where}: no column {', '.join(missing[:4])}; a book has timestamp and, for each level i from 1, "
             f"{', '.join(f'{name}_i' for name in _PER_LEVEL)}"
         )
-    if books["timestamp"].dtype.kind not in "iu":
-        raise DataError(
-            f"{where}: column timestamp holds {books['timestamp'].dtype}; give whole milliseconds since 1970, UTC"
-        )
-    columns: dict[str, NDArray[Any]] = {"timestamp": books["timestamp"].to_numpy(np.int64)}
-    for name in names[1:]:
-        try:
-            columns[name] = books[name].to_numpy(np.float64, na_value=np.nan)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: column {name} holds something other than numbers ({error})") from None
+    columns = typed_columns(books, names[1:], where)
     if "gap_before" not in books.columns:
         columns["gap_before"] = np.arange(len(books)) == 0
     elif books["gap_before"].dtype != np.bool_:

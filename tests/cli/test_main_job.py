@@ -13,6 +13,7 @@ from command import Command
 from flashtrader.interval import Interval
 from flashtrader.market.store import Series, Span, Store
 from panels import HOUR_MS, random_bars, store_bars
+from place import Place
 
 NUM_BARS = 700
 HORIZON = 4
@@ -38,33 +39,13 @@ SETTINGS: dict[str, Any] = {
 TEST_START = NUM_BARS - round(0.2 * NUM_BARS)
 
 
-class Place:
-    """A directory with data, a config, and the commands at work in it."""
-
-    def __init__(self, root: Path, flashtrader: Command) -> None:
-        self.root, self.flashtrader = root, flashtrader
-        self.config = root / "tiny.yaml"
-        self.config.write_text(yaml.safe_dump(SETTINGS))
-        self.run = root / "runs" / "tiny-001"
-        for symbol, bars in self.bars().items():
-            store_bars(root / "data", symbol, bars)
-
-    @staticmethod
-    def bars() -> dict[str, pd.DataFrame]:
-        return {"AAA": random_bars(NUM_BARS, 1), "BBB": random_bars(NUM_BARS - 30, 2, first_hour=30)}
-
-    def __call__(self, *arguments: object, data: str = "data") -> Any:
-        places = ("--data-dir", self.root / data, "--runs-dir", self.root / "runs", "--json")
-        return self.flashtrader.succeeds(*arguments, *places).json
-
-    def fails(self, exit_code: int, *arguments: object, data: str = "data") -> str:
-        places = ("--data-dir", self.root / data, "--runs-dir", self.root / "runs")
-        return self.flashtrader.fails(exit_code, *arguments, *places)
+def two_markets() -> dict[str, pd.DataFrame]:
+    return {"AAA": random_bars(NUM_BARS, 1), "BBB": random_bars(NUM_BARS - 30, 2, first_hour=30)}
 
 
 @pytest.fixture
 def place(tmp_path: Path, flashtrader: Command) -> Place:
-    return Place(tmp_path, flashtrader)
+    return Place(tmp_path, flashtrader, SETTINGS, two_markets())
 
 
 @pytest.fixture
@@ -122,7 +103,7 @@ def test_changing_every_input_after_a_bar_changes_nothing_at_or_before_it(traine
     forecasts, weights = results("data")
     assert forecasts.notna().any(axis=None)
     for cut in cuts:
-        for symbol, bars in trained.bars().items():
+        for symbol, bars in two_markets().items():
             later = bars["timestamp"] > cut * HOUR_MS
             noise = generator.lognormal(3, 1, size=(int(later.sum()), 4))
             bars.loc[later, "open"], bars.loc[later, "close"] = noise[:, 0], noise[:, 1]
@@ -236,7 +217,7 @@ def test_hourly_forecasts_in_a_file_are_refused_on_other_bars(trained: Place) ->
 
 def test_scores_on_training_bars_are_called_what_they_are(trained: Place) -> None:
     places = ("--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs")
-    said = {part: trained.flashtrader.succeeds("predict", "--split", part, *places).out for part in ("all", "test")}
+    said = {part: trained.command.succeeds("predict", "--split", part, *places).out for part in ("all", "test")}
     assert "these scores are no test of it" in said["all"]
     assert "these scores are no test of it" not in said["test"]
 
@@ -260,7 +241,7 @@ def test_forecasts_can_be_written_as_csv(trained: Place) -> None:
 
 
 def test_bars_that_end_before_the_runs_test_are_one_line(trained: Place) -> None:
-    for symbol, bars in trained.bars().items():
+    for symbol, bars in two_markets().items():
         store_bars(trained.root / "short", symbol, bars[bars["timestamp"] < (TEST_START - 5) * HOUR_MS])
     assert "no bar at or after 1970-01-24T08:00:00Z, where the run's test part begins" in trained.fails(
         1, "predict", data="short"
@@ -368,7 +349,7 @@ def test_following_prints_a_line_for_every_bar_that_is_stored(trained: Place, mo
 
     monkeypatch.setattr("time.sleep", somebody_stores_a_bar)
     places = ("--data-dir", trained.root / "data", "--runs-dir", trained.root / "runs")
-    lines = trained.flashtrader.succeeds("predict", "--follow", "--bars", 4, *places, "--json").out.splitlines()
+    lines = trained.command.succeeds("predict", "--follow", "--bars", 4, *places, "--json").out.splitlines()
     followed = [json.loads(line) for line in lines]
     assert [line["time"] for line in followed] == [f"{utc(NUM_BARS - 1 + n):%Y-%m-%dT%H:%MZ}" for n in range(4)]
     live = pd.read_parquet(trained.run / "live.parquet")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from command import Command
 from panels import HOUR_MS, random_bars, store_bars
+from place import Place
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "plain.yaml"
 NUM_BARS, HORIZON = 500, 4
@@ -26,41 +26,21 @@ SETTINGS: dict[str, Any] = {
 FAMILIES = ["persistence", "drift", "momentum", "ridge", "dlinear", "boosting"]
 
 
-class Place:
-    """A directory with data, a config, and the commands at work in it."""
+def two_markets() -> dict[str, pd.DataFrame]:
+    return {symbol: random_bars(NUM_BARS, seed) for seed, symbol in enumerate(SETTINGS["data"]["symbols"])}
 
-    def __init__(self, root: Path, flashtrader: Command) -> None:
-        self.root, self.command = root, flashtrader
-        self.config = root / "tiny.yaml"
-        self.config.write_text(yaml.safe_dump(SETTINGS))
-        self.run = root / "runs" / "tiny-001"
-        for symbol, bars in self.bars().items():
-            store_bars(root / "data", symbol, bars)
 
-    @staticmethod
-    def bars() -> dict[str, pd.DataFrame]:
-        return {symbol: random_bars(NUM_BARS, seed) for seed, symbol in enumerate(SETTINGS["data"]["symbols"])}
-
-    def places(self, data: str = "data") -> tuple[object, ...]:
-        return ("--data-dir", self.root / data, "--runs-dir", self.root / "runs")
-
-    def __call__(self, *arguments: object, data: str = "data") -> Any:
-        return self.command.succeeds(*arguments, *self.places(data), "--json").json
-
-    def train(self, family: str = "returns") -> Any:
-        return self("train", "--config", self.config, "--set", f"model.family={family}")
-
-    def fails(self, exit_code: int, *arguments: object) -> str:
-        return self.command.fails(exit_code, *arguments, *self.places())
+def train(place: Place, family: str = "returns") -> Any:
+    return place("train", "--config", place.config, "--set", f"model.family={family}")
 
 
 @pytest.fixture
 def place(tmp_path: Path, flashtrader: Command) -> Place:
-    return Place(tmp_path, flashtrader)
+    return Place(tmp_path, flashtrader, SETTINGS, two_markets())
 
 
 def test_a_plain_run_is_trained_forecast_and_traded_as_any_other(place: Place) -> None:
-    assert place.train("boosting")["run"] == str(place.run)
+    assert train(place, "boosting")["run"] == str(place.run)
     predicted = place("predict")
     assert predicted["plain"] == {}
     forecasts = pd.read_parquet(place.run / "forecasts.parquet")
@@ -81,7 +61,7 @@ def test_a_plain_run_is_trained_forecast_and_traded_as_any_other(place: Place) -
 
 
 def test_every_score_stands_beside_the_plain_models(place: Place) -> None:
-    trained = place.train()
+    trained = train(place)
     assert list(trained["plain"]) == FAMILIES
     assert all(score["validation_loss"] > 0 for score in trained["plain"].values())
 
@@ -101,13 +81,13 @@ def test_every_score_stands_beside_the_plain_models(place: Place) -> None:
     assert written["references"] == tested["references"]
     assert "Beside plain models" in (place.run / "report.html").read_text()
 
-    alone = place.train("ridge")["run"]
+    alone = train(place, "ridge")["run"]
     place("predict", "--run", alone)
     assert place("backtest", "--run", alone)["metrics"] == tested["references"]["ridge"]
 
 
 def test_people_see_a_table_of_a_row_for_each_model(place: Place) -> None:
-    place.train()
+    train(place)
     predicted = place.command.succeeds("predict", *place.places()).out
     tested = place.command.succeeds("backtest", *place.places()).out
     for text in (predicted, tested):
@@ -116,9 +96,9 @@ def test_people_see_a_table_of_a_row_for_each_model(place: Place) -> None:
 
 
 def test_changing_every_input_after_a_bar_changes_no_plain_forecast_before_it(place: Place) -> None:
-    place.train()
+    train(place)
     cut = TEST_START + 30
-    for seed, (symbol, bars) in enumerate(place.bars().items()):
+    for seed, (symbol, bars) in enumerate(two_markets().items()):
         noise = random_bars(NUM_BARS, 70 + seed)
         store_bars(
             place.root / "noise", symbol, bars.where(bars["timestamp"] <= cut * HOUR_MS, noise).astype(bars.dtypes)
@@ -147,13 +127,13 @@ def test_none_are_shown_where_none_are_asked_for(place: Place) -> None:
 def test_what_needs_a_transformer_is_refused_in_one_line(place: Place) -> None:
     dry = ("train", "--config", place.config, "--set", "model.family=ridge", "--dry-run")
     assert "ridge is a plain model, fitted at once" in place.fails(2, *dry)
-    place.train("ridge")
+    train(place, "ridge")
     assert "ridge is a plain model, fitted at once" in place.fails(2, "predict", "--follow")
     assert "ridge is fitted at once and has nothing to go on with" in place.fails(2, "train", "--resume", "tiny-001")
 
 
 def test_a_damaged_model_and_forecasts_of_other_bars_are_one_line(place: Place) -> None:
-    place.train()
+    train(place)
     model = place.run / "plain" / "dlinear.safetensors"
     whole = model.read_bytes()
     model.write_bytes(whole[:-9])

@@ -1,0 +1,109 @@
+"""The whole of one YAML file, and how its sections fit together."""
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from flashtrader.config.data import DataConfig, PanelConfig
+from flashtrader.config.model import PLAIN_FAMILIES, ModelConfig, PlainFamily
+from flashtrader.config.section import Section
+from flashtrader.config.split import SplitConfig
+from flashtrader.config.trading import BacktestConfig, PolicyConfig, TanhPolicy
+from flashtrader.config.training import TrainingConfig
+
+_LEARNED: dict[str, dict[str, tuple[str, ...]]] = {
+    "candles": {"next_candle": ("huber", "mse")},
+    "portfolio": {"log_return": ("huber", "mse"), "fill_return": ("sharpe",)},
+    "orderbook": {"direction": ("cross_entropy",)},
+}
+"""Targets and losses of the families that don't learn a log return."""
+
+
+class Experiment(Section):
+    """One YAML file: one experiment."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run directory; the file's own name unless given."""
+    data: DataConfig
+    """Which stored bars."""
+    panel: PanelConfig = PanelConfig()
+    """What the model sees."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and test by time."""
+    model: ModelConfig = ModelConfig()
+    """The transformer."""
+    training: TrainingConfig = TrainingConfig()
+    """The training loop."""
+    policy: PolicyConfig = TanhPolicy(kind="tanh")
+    """From forecasts to target weights."""
+    backtest: BacktestConfig = BacktestConfig()
+    """From target weights to money."""
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _tanh_unless_named(cls, policy: object) -> object:
+        return {"kind": "tanh", **policy} if isinstance(policy, dict) else policy
+
+    @model_validator(mode="after")
+    def _family_fits_its_target(self) -> Self:
+        family, target, loss = self.model.family, self.panel.target.kind, self.training.loss
+        learned = _LEARNED.get(family, {"log_return": ("huber", "mse")})
+        if target not in learned:
+            raise ValueError(f"panel.target.kind: family {family} learns {' or '.join(learned)}, not {target}")
+        if loss not in learned[target]:
+            raise ValueError(f"training.loss: {target} of family {family} takes {' or '.join(learned[target])}")
+        if (self.data.kind == "books") != (family == "orderbook"):
+            raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
+        if (self.policy.kind == "weights") != (loss == "sharpe"):
+            raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
+        if loss == "sharpe" and self.training.labels == "last":
+            raise ValueError("training.labels: sharpe is learned from bars in a row; take labels: all")
+        of_candles = {
+            "panel.multiscale": self.panel.multiscale,
+            "model.distribution": self.model.distribution != "point",
+            "model.volume_head": self.model.volume_head,
+        }
+        given = [key for key, value in of_candles.items() if value]
+        if given and family != "candles":
+            raise ValueError(f"{given[0]}: only family candles takes it, not {family}")
+        if family in ("candles", "orderbook") and len(self.data.symbols) > 1:
+            raise ValueError(f"data.symbols: family {family} reads one market; train one run for each")
+        return self
+
+    @model_validator(mode="after")
+    def _context_fits_a_segment(self) -> Self:
+        context, segment = self.model.context_bars, self.training.segment_bars
+        if context is not None and context > segment:
+            raise ValueError(
+                f"model.context_bars ({context}) is longer than training.segment_bars ({segment}): no bar of a segment "
+                "would see all of its context; lower the one or raise the other"
+            )
+        return self
+
+    @property
+    def plain_family(self) -> PlainFamily | None:
+        """The family, where the model is a plain one: fitted at once and without a transformer."""
+        return next((family for family in PLAIN_FAMILIES if family == self.model.family), None)
+
+    @property
+    def plain_models(self) -> tuple[PlainFamily, ...]:
+        """The plain models that stand beside this experiment's own."""
+        comparable = self.panel.target.kind == "log_return" and self.plain_family is None
+        return self.training.plain_models if comparable else ()
+
+    @property
+    def context_bars(self) -> int:
+        """Bars that each layer sees at most, in training and in forecasting."""
+        return self.model.context_bars or self.training.segment_bars
+
+    @property
+    def warmup_bars(self) -> int:
+        """Leading bars of a segment, or of a history, without a label or a forecast."""
+        if self.training.warmup_bars is not None:
+            return self.training.warmup_bars
+        return min(self.context_bars, self.training.segment_bars // 2)
+
+    @property
+    def unlabelled_bars(self) -> int:
+        """Leading bars of a training segment that are not learned from."""
+        return self.training.segment_bars - 1 if self.training.labels == "last" else self.warmup_bars

@@ -1,0 +1,114 @@
+"""From a YAML file and overrides to an experiment, and what a person is told where that fails."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flashtrader.config.experiment import Experiment
+from flashtrader.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment that a YAML file and `section.key=value` overrides describe.
+
+    Raises ConfigError, naming the file and the dotted path, for anything the schema does not take.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror or error}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
+    settings = _parse_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected sections such as `data:` and `model:`, found {type(settings).__name__}")
+    settings.setdefault("name", path.stem)
+    # First the kind of a policy or target, which decides what other keys mean.
+    for override in sorted(overrides, key=lambda override: not override.partition("=")[0].endswith(".kind")):
+        _apply(settings, override)
+    return validate(settings, str(path))
+
+
+def validate(settings: dict[str, Any], where: str) -> Experiment:
+    """Return `settings` as an experiment. Raises ConfigError that begins with `where`."""
+    try:
+        return Experiment.model_validate(settings)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """Return the whole experiment, defaults included, as YAML that `load_config` reads back."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}: not valid YAML ({line}{problem})") from None
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    *sections, key = path.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section")
+    value = _parse_yaml(text, f"--set {override}")
+    unless_named = {"policy": "tanh", "target": "log_return"}.get(sections[-1] if sections else "")
+    if key == "kind" and unless_named and settings.get("kind", unless_named) != value:
+        settings.clear()  # another policy or target has other keys
+    settings[key] = value
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"] if _is_key(part))
+    match problem["type"]:
+        case "extra_forbidden":
+            others = [key for key in known_keys() if key != path]
+            nearest = difflib.get_close_matches(path, others, n=1, cutoff=0.0)
+            return f"{path}: unknown key; the nearest is {nearest[0]}"
+        case "missing":
+            return f"{path}: missing; it has no default"
+        case "value_error":
+            return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        case "tuple_type":
+            return f"{path}: expected a list, such as [BTCUSDT, ETHUSDT]"
+        case "string_pattern_mismatch":
+            return f"{path}: use letters, digits, dots, dashes and underscores, with a letter or digit first"
+        case _:
+            return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+_UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction")
+
+
+def _is_key(part: str | int) -> bool:
+    """Tell a key or position in the YAML from pydantic's names for the alternatives of a union."""
+    return isinstance(part, int) or (part.isidentifier() and part not in _UNION_TAGS)
+
+
+def known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every key of the schema."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections_of(field.annotation):
+            yield from known_keys(inner, f"{prefix}{name}.")
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections_of(part)]

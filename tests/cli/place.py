@@ -1,0 +1,36 @@
+"""A directory with data, a config, and the commands at work in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from command import Command
+from panels import store_bars
+
+
+class Place:
+    """`data` with bars from files, `tiny.yaml`, and `runs` with, once it is trained, `tiny-001`."""
+
+    def __init__(
+        self, root: Path, flashtrader: Command, settings: Mapping[str, Any], bars: Mapping[str, pd.DataFrame]
+    ) -> None:
+        self.root, self.command = root, flashtrader
+        self.config = root / "tiny.yaml"
+        self.config.write_text(yaml.safe_dump(dict(settings)))
+        self.run = root / "runs" / "tiny-001"
+        for symbol, table in bars.items():
+            store_bars(root / "data", symbol, table)
+
+    def places(self, data: str = "data") -> tuple[object, ...]:
+        return ("--data-dir", self.root / data, "--runs-dir", self.root / "runs")
+
+    def __call__(self, *arguments: object, data: str = "data") -> Any:
+        """Run a command that must succeed; return its JSON."""
+        return self.command.succeeds(*arguments, *self.places(data), "--json").json
+
+    def fails(self, exit_code: int, *arguments: object, data: str = "data") -> str:
+        """Run a command that must fail; return its one line."""
+        return self.command.fails(exit_code, *arguments, *self.places(data))
