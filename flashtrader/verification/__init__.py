@@ -1,0 +1,1 @@
+"""Attacks on a run: what could make its results too good to be true, tried out."""
