@@ -111,7 +111,10 @@ def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool
     columns = ("", "strategy", *(name.replace("_", " ") for name in result.references))
     config, time = result.config, result.time
     rate = config.funding_rate
-    funding = "no funding charged" if rate is None else f"funding {rate:+.4%} every 8 hours"
+    if rate is None:
+        funding = "no funding charged"
+    else:
+        funding = "funding as settled" if rate == "fetched" else f"funding {rate:+.4%} every 8 hours"
     notes = [
         f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
         f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "

@@ -17,7 +17,15 @@ from flashtrader.config.loading import known_keys, load_config, to_yaml, validat
 from flashtrader.config.model import PLAIN_FAMILIES, ModelConfig, PlainFamily
 from flashtrader.config.section import Section, utc
 from flashtrader.config.split import SplitConfig
-from flashtrader.config.trading import BacktestConfig, PolicyConfig, TanhPolicy, ThresholdPolicy, WeightsPolicy
+from flashtrader.config.trading import (
+    BacktestConfig,
+    ForecastPolicy,
+    PolicyConfig,
+    TanhPolicy,
+    ThresholdPolicy,
+    TopKPolicy,
+    WeightsPolicy,
+)
 from flashtrader.config.training import TrainingConfig
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "DirectionTarget",
     "Experiment",
     "FillReturnTarget",
+    "ForecastPolicy",
     "LogReturnTarget",
     "ModelConfig",
     "NextCandleTarget",
@@ -37,6 +46,7 @@ __all__ = [
     "SplitConfig",
     "TanhPolicy",
     "ThresholdPolicy",
+    "TopKPolicy",
     "TrainingConfig",
     "WeightsPolicy",
     "known_keys",

@@ -2,13 +2,26 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from flashtrader.config.section import Section
 from flashtrader.interval import CalendarName
 
+Share = Annotated[float, Field(ge=0, le=1)]
 
-class TanhPolicy(Section):
+
+class ForecastPolicy(Section):
+    """What every policy that reads forecasts can also do with its weights."""
+
+    hold: Literal["decision", "horizon"] = "decision"
+    """Until the next decision; or each bar's weights for the horizon, as so many overlapping parts of the equity."""
+    volatility_target: PositiveFloat | None = None
+    """Annual volatility to which the weights of a bar are scaled, up or down; null leaves them as they are."""
+    volatility_bars: Annotated[int, Field(ge=2)] = 168
+    """Trailing bars whose returns tell that volatility."""
+
+
+class TanhPolicy(ForecastPolicy):
     """Target weight = max_weight · tanh(scale · forecast)."""
 
     kind: Literal["tanh"]
@@ -19,7 +32,7 @@ class TanhPolicy(Section):
     """Largest weight of one market, as a fraction of equity."""
 
 
-class ThresholdPolicy(Section):
+class ThresholdPolicy(ForecastPolicy):
     """Long above one forecast, short below another, flat between."""
 
     kind: Literal["threshold"]
@@ -38,6 +51,19 @@ class ThresholdPolicy(Section):
         return self
 
 
+class TopKPolicy(ForecastPolicy):
+    """Long the highest forecasts of a bar, short the lowest, in equal parts; the rest is flat."""
+
+    kind: Literal["top_k"]
+    """This policy's name."""
+    k: PositiveInt = 1
+    """Markets on each side; at most half of those that have a forecast."""
+    long_only: bool = False
+    """Whether nothing is sold short; then k may be all that have a forecast."""
+    gross: PositiveFloat = 1.0
+    """Sum of the absolute weights, as a fraction of equity, when k markets are held on each side."""
+
+
 class WeightsPolicy(Section):
     """The forecasts are target weights already: of a portfolio that was trained by its Sharpe ratio."""
 
@@ -45,7 +71,7 @@ class WeightsPolicy(Section):
     """This policy's name."""
 
 
-PolicyConfig = Annotated[TanhPolicy | ThresholdPolicy | WeightsPolicy, Field(discriminator="kind")]
+PolicyConfig = Annotated[TanhPolicy | ThresholdPolicy | TopKPolicy | WeightsPolicy, Field(discriminator="kind")]
 
 
 class BacktestConfig(Section):
@@ -56,19 +82,54 @@ class BacktestConfig(Section):
     fill: Literal["next_open", "close"] = "next_open"
     """Price of a trade decided at a bar: the next bar's open, or that very bar's close."""
     fee_bps: NonNegativeFloat = 5.5
-    """Exchange fee in basis points of traded value, each side."""
+    """Exchange fee of what is taken from the book, in basis points of traded value, each side."""
+    maker_fee_bps: NonNegativeFloat = 2.0
+    """Exchange fee of what resting orders trade."""
+    maker_share: Share = 0.0
+    """Share of every trade that resting orders are assumed to fill: at the maker's fee, without spread, slippage or
+    impact. Bars can't show whether they would have been filled."""
+    half_spread_bps: NonNegativeFloat = 0.0
+    """Half of the distance between bid and ask, paid on what is taken from the book."""
     slippage_bps: NonNegativeFloat = 2.0
-    """Spread and impact in basis points of traded value, each side."""
+    """Constant slippage in basis points of the value taken from the book, each side."""
+    volatility_slippage: NonNegativeFloat = 0.0
+    """Further slippage, in trailing volatilities of one bar's return."""
+    impact_coefficient: NonNegativeFloat = 0.0
+    """Price impact, in trailing volatilities of one bar's return, of a trade as large as a bar's market volume."""
+    impact_exponent: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How the impact grows with the trade's part in the market's volume: 0.5 the square root, 1 in proportion."""
+    liquidity_bars: Annotated[int, Field(ge=2)] = 168
+    """Trailing bars that tell this volatility and volume."""
     no_trade_band: NonNegativeFloat = 0.0
     """Trades smaller than this fraction of equity are left out."""
     max_gross: PositiveFloat = 1.0
     """Largest sum of absolute weights; a larger row is scaled down to it."""
-    funding_rate: float | None = None
-    """Rate that longs pay to shorts every eight hours; null charges none, and the report says so."""
+    maintenance_margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the value held that equity must exceed, at a bar's worst prices too, or all is liquidated; 0 never is."""
+    liquidation_fee_bps: NonNegativeFloat = 50.0
+    """Charged on the value that is liquidated, in basis points."""
+    funding_rate: float | Literal["fetched"] | None = None
+    """Rate that longs pay to shorts every eight hours; `fetched` charges the stored settlements of each market; null
+    charges none, and the report says so."""
     calendar: CalendarName = "24/7"
     """Trading time that annualises results."""
 
     @property
+    def paid_fee_bps(self) -> float:
+        """Fee of a whole trade, the maker's and the taker's part together."""
+        return (1 - self.maker_share) * self.fee_bps + self.maker_share * self.maker_fee_bps
+
+    @property
+    def paid_spread_bps(self) -> float:
+        """Half-spread of a whole trade, of which a part is taken from the book."""
+        return (1 - self.maker_share) * self.half_spread_bps
+
+    @property
+    def paid_slippage_bps(self) -> float:
+        """Constant slippage of a whole trade, of which a part is taken from the book."""
+        return (1 - self.maker_share) * self.slippage_bps
+
+    @property
     def cost_rate(self) -> float:
-        """Cost of a trade, as a fraction of its value."""
-        return (self.fee_bps + self.slippage_bps) / 1e4
+        """Cost of a trade as a fraction of its value, less what depends on volatility and on its size."""
+        return (self.paid_fee_bps + self.paid_spread_bps + self.paid_slippage_bps) / 1e4

@@ -278,7 +278,9 @@ def _assumptions(result: BacktestResult) -> list[tuple[str, str]]:
     config = result.config
     per_year = result.interval.bars_per_year(config.calendar)
     funding = "not charged: a perpetual's result leaves it out"
-    if config.funding_rate is not None:
+    if config.funding_rate == "fetched":
+        funding = "as the exchange settled it, at its own times and rates"
+    elif config.funding_rate is not None:
         funding = f"longs pay shorts {plain(config.funding_rate * 100)}% every {FUNDING_HOURS} hours"
     return [
         ("Markets", ", ".join(result.symbols)),
