@@ -1,6 +1,7 @@
 """The run directory: everything that came of one experiment, and the manifest that reproduces it."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,13 @@ from typing import Any
 from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json, write_text
+
+_RESULTS = (
+    *("forecasts.parquet", "latest.parquet", "live.parquet", "plain/*.parquet"),
+    *("candles.parquet", "rollout.parquet", "directions.parquet", "direction_scores.json", "attention", "*.png"),
+    *("equity.parquet", "trades.parquet", "weights.parquet", "backtest.json", "report.html", "verify.json"),
+)
+"""What `predict`, `backtest` and `verify` write into a run."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,15 @@ class Run:
     def forecasts(self) -> Path:
         """What `predict` wrote last."""
         return self.path / "forecasts.parquet"
+
+    def drop_results(self) -> None:
+        """Remove what other commands made of the model, once the model is another: forecasts, tests, pictures."""
+        for pattern in _RESULTS:
+            for path in self.path.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def plain_model(self, family: PlainFamily) -> Path:
         """Return where a plain model that stands beside the run's own is."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from flashtrader.config import Experiment, PlainFamily
 from flashtrader.errors import TrainingError
+from flashtrader.models.booster_file import booster_bytes
 from flashtrader.models.plain_inputs import CloseWindow, Inputs, LaggedFeatures
 from flashtrader.models.plain_linear import Floats, NormalEquations, fit_ridge, smoothing
 from flashtrader.models.weights import load_tensors, save_tensors
@@ -203,8 +204,7 @@ def _regressions(history: History, inputs: Inputs, parts_JI: Floats) -> Arrays:
 
 
 def _boosted(history: History, inputs: Inputs) -> Arrays:
-    """Return a booster of all assets' rows together, in deviations, as skops writes it."""
-    import skops.io
+    """Return a booster of all assets' rows together, in deviations, as `booster_bytes` writes it."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     seed = history.experiment.training.seed
@@ -217,7 +217,7 @@ def _boosted(history: History, inputs: Inputs) -> Arrays:
     best = max(1, int(np.argmax(trial.validation_score_)))
     booster = HistGradientBoostingRegressor(**_TREES, max_iter=best, early_stopping=False, random_state=seed)
     booster.fit(train_RI, train_R)
-    return {"booster": np.frombuffer(skops.io.dumps(booster), np.uint8)}
+    return {"booster": np.frombuffer(booster_bytes(booster), np.uint8)}
 
 
 def _drawn(history: History, inputs: Inputs, part: Rows, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

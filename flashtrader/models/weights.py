@@ -17,7 +17,7 @@ from flashtrader.files import replacing
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Replace `path` by the tensors and by `facts` (anything that JSON holds), in one step."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"facts": json.dumps(facts), "sha256": _digest(stored)}
+    header = {"facts": json.dumps(facts), "sha256": tensors_digest(stored)}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=header)
 
@@ -33,12 +33,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: damaged checkpoint ({error}); restore it from a copy, or train again") from None
-    if header.get("sha256") != _digest(tensors):
+    if header.get("sha256") != tensors_digest(tensors):
         raise TrainingError(f"{path}: damaged checkpoint (its digest is wrong); restore it from a copy, or train again")
     return tensors, facts
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of names, types, shapes and values: equal where every bit of them is."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -29,7 +29,14 @@ from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import TrainingData, prepare
-from flashtrader.training.manifest import check_same_data, check_same_experiment, describe_training, with_bars_of
+from flashtrader.training.manifest import (
+    check_same_data,
+    check_same_experiment,
+    describe_outcome,
+    describe_resumption,
+    describe_training,
+    with_bars_of,
+)
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
@@ -75,8 +82,9 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     check_same_data(run, data)
     trainer = Trainer(experiment, data, _untrained(experiment, data), run)
     trainer.restore()
+    run.write_manifest(run.manifest | describe_resumption(run, experiment, trainer.progress.step))
     write_text(run.path / "config.yaml", to_yaml(experiment))
-    run.forecasts.unlink(missing_ok=True)
+    run.drop_results()
     return trainer.train(watch)
 
 
@@ -229,7 +237,7 @@ class Trainer:
             seconds=progress.seconds,
             stopped=stopped,
         )
-        self.run.write_manifest(self.run.manifest | {"training": asdict(progress) | {"stopped": stopped}})
+        self.run.write_manifest(self.run.manifest | describe_outcome(self.run, asdict(progress), stopped))
         return summary
 
 

@@ -1,26 +1,30 @@
 """What a run was made from: enough to make it again, and to notice that its data has changed."""
 
 import platform
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from flashtrader import __version__
+import flashtrader
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
+from flashtrader.models.weights import load_tensors, tensors_digest
 from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel, TrainingData
 
 _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
-_RECORDED_PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scikit-learn")
+_RECORDED_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "numba", "scikit-learn", "skops", "safetensors")
 
 
 def describe_training(experiment: Experiment, data: TrainingData, model: GridModel) -> dict[str, Any]:
@@ -28,23 +32,18 @@ def describe_training(experiment: Experiment, data: TrainingData, model: GridMod
 
     Raises BackendError when the attention backend that the experiment names can't run the training's calls.
     """
-    device = device_of(model)
-    return describe_data(experiment, data) | {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
+    return describe_data(experiment, data, device_of(model)) | {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "attention": asdict(choose_attention(experiment, model)),
     }
 
 
-def describe_data(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
-    """Return the part of a manifest that any model's has: when, with what and of which bars it was made."""
-    libraries = ("transformers",) if experiment.model.backbone == "hf" else ()
+def describe_data(experiment: Experiment, data: LabelledPanel, device: torch.device) -> dict[str, Any]:
+    """Return the part of a manifest that any model's has: of what experiment, when, with what and of which bars."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
-        "versions": {"flashtrader": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in (*_RECORDED_PACKAGES, *libraries)},
+        **describe_machine(experiment, device),
         "seed": experiment.training.seed,
         "data": data.fingerprints,
         "panel": {
@@ -53,7 +52,54 @@ def describe_data(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]
             "features": list(data.panel.feature_names),
         },
         "split": data.split.describe(),
+        "experiment": experiment.model_dump(mode="json"),
     }
+
+
+def describe_machine(experiment: Experiment, device: torch.device) -> dict[str, Any]:
+    """Return what the bits of a training depend on besides the experiment and its data."""
+    libraries = ("transformers",) if experiment.model.backbone == "hf" else ()
+    return {
+        "versions": {"flashtrader": flashtrader.__version__, "python": platform.python_version()}
+        | {package: version(package) for package in (*_RECORDED_PACKAGES, *libraries)},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def describe_outcome(run: Run, progress: Mapping[str, Any], stopped: str) -> dict[str, Any]:
+    """Return what a manifest says once training has ended: how, and the digest of every model that was fitted.
+
+    The digests' keys are the files' paths within the run, members' and plain models' included.
+    """
+    files = sorted([*run.path.glob("**/checkpoints/best.safetensors"), *run.path.glob("**/plain/*.safetensors")])
+    return {
+        "training": dict(progress) | {"stopped": stopped},
+        "weights": {file.relative_to(run.path).as_posix(): tensors_digest(load_tensors(file)[0]) for file in files},
+    }
+
+
+def describe_resumption(run: Run, experiment: Experiment, step: int) -> dict[str, Any]:
+    """Return what a manifest says of a training that goes on after a step: by what experiment, and by which before."""
+    before = run.experiment
+    lengths = {"max_steps": before.training.max_steps, "patience": before.training.patience}
+    resumed = [*run.manifest.get("resumed", []), {"after_step": step} | lengths]
+    return {"experiment": experiment.model_dump(mode="json"), "resumed": resumed}
+
+
+def _commit() -> str | None:
+    """Return the commit of the sources that run here, `-dirty` where they differ from it; None of an installed copy."""
+    sources = Path(flashtrader.__file__).parents[1]
+    if not (sources / ".git").exists():
+        return None
+    command = ("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        asked = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip() or None
 
 
 def check_same_experiment(run: Run, experiment: Experiment) -> None:
@@ -69,10 +115,14 @@ def check_same_experiment(run: Run, experiment: Experiment) -> None:
 
 def with_bars_of(run: Run, experiment: Experiment) -> Experiment:
     """Return the experiment on the period of the bars that the run was trained on, whatever was fetched since."""
-    manifest = run.manifest
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update=seen_period(run.manifest))})
+
+
+def seen_period(manifest: Mapping[str, Any]) -> dict[str, datetime]:
+    """Return `start` and `end` of the bars that a run was trained and tested on, as section `data` has them."""
     end = datetime.fromtimestamp(Boundaries.read(manifest.get("split")).end_ms / 1000, UTC)
     start = min(datetime.fromisoformat(bars["first"]) for bars in manifest["data"].values())
-    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"start": start, "end": end})})
+    return {"start": start, "end": end}
 
 
 def check_same_data(run: Run, data: TrainingData) -> None:

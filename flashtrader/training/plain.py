@@ -14,7 +14,7 @@ from flashtrader.panel.closes import price_panel
 from flashtrader.panel.splits import Rows
 from flashtrader.run import create_run
 from flashtrader.training.data import LabelledPanel, label
-from flashtrader.training.manifest import describe_data
+from flashtrader.training.manifest import describe_data, describe_outcome
 from flashtrader.training.objectives import build_objective, build_skill
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import MetricsLog
@@ -68,7 +68,9 @@ def train_plain(family: PlainFamily, experiment: Experiment, data_dir: Path, run
     save_plain(run.checkpoints / "best.safetensors", fitted.model)
     with MetricsLog(run, tensorboard=experiment.training.tensorboard) as log:
         log.write({"step": 1} | asdict(score))
-    run.write_manifest(describe_data(experiment, data) | {"training": asdict(score) | {"stopped": "completed"}})
+    run.write_manifest(
+        describe_data(experiment, data, torch.device("cpu")) | describe_outcome(run, asdict(score), "completed")
+    )
     return TrainingSummary(
         run=run,
         steps=1,
