@@ -237,7 +237,7 @@ class Trainer:
             seconds=progress.seconds,
             stopped=stopped,
         )
-        self.run.write_manifest(self.run.manifest | describe_outcome(self.run, asdict(progress), stopped))
+        self.run.write_manifest(self.run.manifest | describe_outcome(summary))
         return summary
 
 

@@ -22,6 +22,7 @@ from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel, TrainingData
+from flashtrader.training.summary import TrainingSummary
 
 _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
 _RECORDED_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "numba", "scikit-learn", "skops", "safetensors")
@@ -69,15 +70,16 @@ def describe_machine(experiment: Experiment, device: torch.device) -> dict[str, 
     }
 
 
-def describe_outcome(run: Run, progress: Mapping[str, Any], stopped: str) -> dict[str, Any]:
+def describe_outcome(summary: TrainingSummary) -> dict[str, Any]:
     """Return what a manifest says once training has ended: how, and the digest of every model that was fitted.
 
     The digests' keys are the files' paths within the run, members' and plain models' included.
     """
-    files = sorted([*run.path.glob("**/checkpoints/best.safetensors"), *run.path.glob("**/plain/*.safetensors")])
+    path = summary.run.path
+    files = sorted([*path.glob("**/checkpoints/best.safetensors"), *path.glob("**/plain/*.safetensors")])
     return {
-        "training": dict(progress) | {"stopped": stopped},
-        "weights": {file.relative_to(run.path).as_posix(): tensors_digest(load_tensors(file)[0]) for file in files},
+        "training": {name: value for name, value in vars(summary).items() if name != "run"},
+        "weights": {file.relative_to(path).as_posix(): tensors_digest(load_tensors(file)[0]) for file in files},
     }
 
 

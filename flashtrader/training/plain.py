@@ -68,10 +68,7 @@ def train_plain(family: PlainFamily, experiment: Experiment, data_dir: Path, run
     save_plain(run.checkpoints / "best.safetensors", fitted.model)
     with MetricsLog(run, tensorboard=experiment.training.tensorboard) as log:
         log.write({"step": 1} | asdict(score))
-    run.write_manifest(
-        describe_data(experiment, data, torch.device("cpu")) | describe_outcome(run, asdict(score), "completed")
-    )
-    return TrainingSummary(
+    summary = TrainingSummary(
         run=run,
         steps=1,
         best_step=1,
@@ -81,6 +78,8 @@ def train_plain(family: PlainFamily, experiment: Experiment, data_dir: Path, run
         seconds=score.seconds,
         stopped="completed",
     )
+    run.write_manifest(describe_data(experiment, data, torch.device("cpu")) | describe_outcome(summary))
+    return summary
 
 
 def _fit(family: PlainFamily, history: History) -> Fitted:
