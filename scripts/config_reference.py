@@ -19,7 +19,9 @@ from flashtrader.config import (
     SplitConfig,
     TanhPolicy,
     ThresholdPolicy,
+    TopKPolicy,
     TrainingConfig,
+    WalkForwardConfig,
     WeightsPolicy,
 )
 from flashtrader.panel import features
@@ -32,10 +34,12 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("panel.target, kind: next_candle", NextCandleTarget),
     ("panel.target, kind: direction", DirectionTarget),
     ("split", SplitConfig),
+    ("split.walk_forward", WalkForwardConfig),
     ("model", ModelConfig),
     ("training", TrainingConfig),
     ("policy, kind: tanh", TanhPolicy),
     ("policy, kind: threshold", ThresholdPolicy),
+    ("policy, kind: top_k", TopKPolicy),
     ("policy, kind: weights", WeightsPolicy),
     ("backtest", BacktestConfig),
 )
@@ -73,8 +77,8 @@ def _on_one_line(text: str | None) -> str:
 
 
 def _is_section(annotation: Any) -> bool:
-    """Tell a section, or the alternatives of one, from a key."""
-    parts = get_args(annotation) or (annotation,)
+    """Tell a section, or the alternatives of one, null among them, from a key."""
+    parts = [part for part in get_args(annotation) or (annotation,) if part is not type(None)]
     return all(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
 
 
@@ -85,9 +89,9 @@ def _name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_name(part) for part in arguments)
     if origin is tuple:
-        return "list of names"
+        return "list of whole numbers" if _name(arguments[0]) == "whole number" else "list of names"
     if hasattr(annotation, "__metadata__"):
-        return _name(arguments[0])
+        return _name(annotation.__origin__)
     names = {"int": "whole number", "float": "number", "str": "text", "bool": "true, false", "datetime": "date"}
     return "null" if annotation is type(None) else names[annotation.__name__]
 

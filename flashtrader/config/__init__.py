@@ -16,7 +16,7 @@ from flashtrader.config.experiment import Experiment
 from flashtrader.config.loading import known_keys, load_config, to_yaml, validate
 from flashtrader.config.model import PLAIN_FAMILIES, ModelConfig, PlainFamily
 from flashtrader.config.section import Section, utc
-from flashtrader.config.split import SplitConfig
+from flashtrader.config.split import SplitConfig, WalkForwardConfig
 from flashtrader.config.trading import (
     BacktestConfig,
     ForecastPolicy,
@@ -48,6 +48,7 @@ __all__ = [
     "ThresholdPolicy",
     "TopKPolicy",
     "TrainingConfig",
+    "WalkForwardConfig",
     "WeightsPolicy",
     "known_keys",
     "load_config",

@@ -80,6 +80,33 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _forecasts_can_be_stitched(self) -> Self:
+        family = self.model.family
+        key = "split.walk_forward" if self.split.walk_forward else "training.seeds" if self.training.seeds else None
+        if key and family in ("candles", "orderbook"):
+            raise ValueError(
+                f"{key}: of several models, forecasts of returns and weights are stitched and averaged; what family "
+                f"{family} answers is neither; leave it out"
+            )
+        return self
+
+    @property
+    def has_members(self) -> bool:
+        """Whether several models are trained: of folds, of seeds, or of both."""
+        return self.split.walk_forward is not None or (bool(self.training.seeds) and self.plain_family is None)
+
+    @property
+    def reach_bars(self) -> int:
+        """Bars from a decision to the last one that has a part in what came of it.
+
+        A label ends with its target's horizon. A position filled at the next bar's open and held as long ends one bar
+        later; the target `fill_return` counts that bar already.
+        """
+        target = self.panel.target
+        entered_late = self.backtest.fill == "next_open" and target.kind in ("log_return", "next_candle")
+        return target.horizon_bars + entered_late
+
     @property
     def plain_family(self) -> PlainFamily | None:
         """The family, where the model is a plain one: fitted at once and without a transformer."""

@@ -1,7 +1,7 @@
 """What every section of the YAML file is made of."""
 
 from datetime import UTC, date, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -26,8 +26,8 @@ def utc(moment: object) -> object:
     return moment
 
 
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _each_once(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is listed twice")
     return names
@@ -36,7 +36,7 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 UtcTime = Annotated[datetime, BeforeValidator(utc)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 EachOnce = AfterValidator(_each_once)
-"""Of a list of names: none is there twice."""
+"""Of a list of names or numbers: none is there twice."""
 
 
 class Section(BaseModel):

@@ -50,6 +50,8 @@ class TrainingConfig(Section):
     """Where to train; auto takes a GPU that is there."""
     seed: NonNegativeInt = 0
     """Of the weights, the segments and dropout."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], EachOnce] = ()
+    """In place of `seed`: a model is trained from each, and forecasts are their mean. Plain models are fitted once."""
     plain_models: Annotated[tuple[PlainFamily, ...], EachOnce] = PLAIN_FAMILIES
     """Of a log_return target: fitted on the same rows before training, and shown beside the run in every table."""
     tensorboard: bool = False

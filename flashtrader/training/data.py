@@ -44,7 +44,7 @@ def label(experiment: Experiment, data_dir: Path) -> LabelledPanel:
     """
     loaded = load_panel(experiment, data_dir)
     panel = loaded.panel
-    split = split_by_time(panel, experiment.split, experiment.panel.target.horizon_bars)
+    split = split_by_time(panel, experiment.split, experiment.reach_bars)
     _require_scored(panel, split.validation, experiment.warmup_bars)
     return LabelledPanel(panel, loaded.tables, loaded.fingerprints, split, fit_scaler(panel, split.train))
 

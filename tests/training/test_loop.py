@@ -193,7 +193,7 @@ def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made
         store_bars(tmp_path / "data", symbol, bars[(hours < 380) | (hours >= 400)].reset_index(drop=True))
     split = SplitConfig(validation="1970-01-17T16:00", test="1970-01-18T16:00")
     settings = experiment(warmup_bars=30).model_copy(update={"split": split})
-    with pytest.raises(ConfigError, match=r"^split\.validation: none of the 22 validation bars .* 30 warm-up bars"):
+    with pytest.raises(ConfigError, match=r"^split\.validation: none of the 21 validation bars .* 30 warm-up bars"):
         train_model(settings, tmp_path / "data", tmp_path / "runs", watch_nothing)
     assert not (tmp_path / "runs").exists()
 
