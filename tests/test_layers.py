@@ -12,7 +12,9 @@ TOP_DOWN = [
     "files",
     "interval",
     "config",
+    "manifest",
     "run",
+    "registry",
     "market",
     "panel",
     "attention",
@@ -25,7 +27,19 @@ TOP_DOWN = [
     "benchmarks",
     "cli",
 ]
-TORCH_FREE = {"errors", "files", "interval", "config", "run", "market", "panel", "backtest", "report"}
+TORCH_FREE = {
+    "errors",
+    "files",
+    "interval",
+    "config",
+    "manifest",
+    "run",
+    "registry",
+    "market",
+    "panel",
+    "backtest",
+    "report",
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,10 +14,10 @@ import torch
 import flashtrader
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
+from flashtrader.manifest import Manifest, read_manifest
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.models.weights import load_tensors, tensors_digest
-from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel, TrainingData
@@ -117,14 +116,12 @@ def check_same_experiment(run: Run, experiment: Experiment) -> None:
 
 def with_bars_of(run: Run, experiment: Experiment) -> Experiment:
     """Return the experiment on the period of the bars that the run was trained on, whatever was fetched since."""
-    return experiment.model_copy(update={"data": experiment.data.model_copy(update=seen_period(run.manifest))})
+    return on_period_of(read_manifest(run.path / "manifest.json"), experiment)
 
 
-def seen_period(manifest: Mapping[str, Any]) -> dict[str, datetime]:
-    """Return `start` and `end` of the bars that a run was trained and tested on, as section `data` has them."""
-    end = datetime.fromtimestamp(Boundaries.read(manifest.get("split")).end_ms / 1000, UTC)
-    start = min(datetime.fromisoformat(bars["first"]) for bars in manifest["data"].values())
-    return {"start": start, "end": end}
+def on_period_of(manifest: Manifest, experiment: Experiment) -> Experiment:
+    """Return the experiment on the period of the bars that a manifest tells of."""
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update=manifest.period)})
 
 
 def check_same_data(run: Run, data: TrainingData) -> None:

@@ -1,0 +1,127 @@
+"""What a run's manifest tells to whoever reads it: typed, checked, and without a line that could do harm."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from flashtrader.config import Experiment, validate
+from flashtrader.errors import ConfigError, DataError
+from flashtrader.files import read_json
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds characters that can't be printed")
+    return text
+
+
+Text = Annotated[str, Field(max_length=1_000), AfterValidator(_printable)]
+"""Of anybody's file, and safe to print."""
+
+
+Milliseconds = Annotated[int, Field(ge=0, le=253_402_300_799_000)]
+"""Since the epoch, and no later than a calendar can tell."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Fingerprint(_Part):
+    """What identifies the stored bars, or snapshots, of a symbol."""
+
+    rows: int
+    first: AwareDatetime
+    last: AwareDatetime
+    sha256: Text
+
+
+class Division(_Part):
+    """How time divides the bars; more of it is recorded than is read here."""
+
+    test_start_ms: Milliseconds
+    end_ms: Milliseconds
+    """Close of the newest bar that the run saw."""
+
+
+class Outcome(_Part):
+    """How a training ended."""
+
+    steps: int
+    stopped: Text
+    """completed, early or interrupted."""
+    seconds: float
+    validation_loss: float | None
+    skill: Text
+    """What the validation skill is: ic, …"""
+    validation_skill: float | None
+
+
+class Attention(_Part):
+    """Which kernel attention ran on."""
+
+    backend: Text
+
+
+class Resumption(_Part):
+    """Where a training went on, and how long it was to be until then."""
+
+    after_step: int
+    max_steps: int
+    patience: int | None
+
+
+class Manifest(_Part):
+    """Enough to make a run again, and to say what is no longer as it was."""
+
+    created: AwareDatetime
+    command: Text
+    experiment: Experiment
+    """Resolved: every key has its value."""
+    data: Annotated[Mapping[Text, Fingerprint], Field(min_length=1)]
+    split: Division
+    versions: Mapping[Text, Text]
+    commit: Text | None
+    """Of the sources that ran; None of an installed copy."""
+    device: Text
+    instructions: Text
+    """The CPU's widest that were used: sums of other widths round otherwise."""
+    threads: PositiveInt
+    attention: Attention | None = None
+    """None for a plain model."""
+    training: Outcome | None = None
+    """None until it ended."""
+    weights: Mapping[Text, Text] = {}
+    """Digest of every model that was fitted, by its file's path within the run."""
+    resumed: tuple[Resumption, ...] = ()
+
+    @property
+    def period(self) -> dict[str, datetime]:
+        """`start` and `end` of the bars that the run saw, as section `data` has them."""
+        return {
+            "start": min(bars.first for bars in self.data.values()),
+            "end": datetime.fromtimestamp(self.split.end_ms / 1000, UTC),
+        }
+
+    @property
+    def was_on_cpu(self) -> bool:
+        """Whether the training ran where the same sums give the same bits."""
+        return self.device.endswith(" CPU")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file. Raises DataError, on one line, for a file that is damaged or something else."""
+    recorded = read_json(path)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("experiment"), dict):
+        raise DataError(f"{path}: not the manifest of a run, which holds an experiment; give runs/NAME/manifest.json")
+    try:
+        return Manifest.model_validate(recorded | {"experiment": validate(recorded["experiment"], "experiment")})
+    except ConfigError as error:
+        reason = str(error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    raise DataError(f"{path}: {reason}; it was edited, or another version wrote it")
