@@ -1,0 +1,249 @@
+"""Attacks that replace the future, or the past, and look whether anything moves that must not.
+
+Each goes the way that users go: into a store, through loading, forecasting and the backtest. Nothing is compared
+within a tolerance: one different bit fails.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from flashtrader.backtest.experiment import backtest_file, backtest_run
+from flashtrader.config import Experiment
+from flashtrader.forecasting.forecast import Forecasts, answer_run, forecast_run, keep_forecasts, tabulate
+from flashtrader.market.spans import iso_time
+from flashtrader.panel.loading import load_panel
+from flashtrader.panel.panel import Panel
+from flashtrader.panel.splits import Boundaries
+from flashtrader.run import Run
+from flashtrader.verification.checks import Check, Subject
+from flashtrader.verification.histories import (
+    Tables,
+    between,
+    clock_of,
+    cut_rows,
+    damaged,
+    rows_needed,
+    store_tables,
+    stored_tables,
+    with_other_future,
+    with_other_past,
+)
+
+_RANDOM_CUTS, _RANDOM_CUTS_FULL = 3, 40
+_PAST_CUTS = (0.2, 0.5, 0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What the pipeline made, row by row."""
+
+    known_ms: NDArray[np.int64]
+    """(N,) opening time of the bar at whose close each row is decided."""
+    columns: tuple[NDArray[np.generic], ...]
+    """Each (N, …)."""
+
+    def until(self, cut_ms: int) -> bytes:
+        """Return the bits of all rows at or before the cut."""
+        past = self.known_ms <= cut_ms
+        return b"".join(array[past].tobytes() for array in (self.known_ms, *self.columns))
+
+    def first_change(self, other: "Trace", cut_ms: int) -> str | None:
+        """Return the time of the first row at or before the cut that differs, None if none does."""
+        if self.until(cut_ms) == other.until(cut_ms):
+            return None
+        times = np.union1d(self.known_ms, other.known_ms)
+        wrong = (int(time) for time in times[times <= cut_ms] if self._row(int(time)) != other._row(int(time)))
+        return iso_time(next(wrong))
+
+    def _row(self, time_ms: int) -> bytes | None:
+        row = int(np.searchsorted(self.known_ms, time_ms))
+        if row == len(self.known_ms) or self.known_ms[row] != time_ms:
+            return None
+        return b"".join(array[row].tobytes() for array in self.columns)
+
+
+def future_noise(subject: Subject) -> Iterator[Check]:
+    """Replace every input after each of many cut bars; all up to the cut must stay as it was, bit for bit."""
+    traded = subject.experiment.data.kind == "bars"
+    changes: dict[str, str] = {}
+    cuts = rows = 0
+    moved: set[str] = set()
+    names = ("features", "forecasts", *(("weights", "trades") if traded else ()))
+    for stretch in _stretches(subject):
+        generator = np.random.default_rng([0, cuts])
+        run, tables = stretch.run, stretch.tables
+        before = _observe(run, _stored(subject, run.experiment, tables))
+        clock = clock_of(tables)
+        num_random = _RANDOM_CUTS_FULL if subject.full else _RANDOM_CUTS
+        for row in cut_rows(tables, run.experiment, stretch.boundaries_ms, generator, num_random):
+            cut_ms = int(clock[row])
+            other = with_other_future(tables, cut_ms, generator)
+            after = _observe(run, _stored(subject, run.experiment, other))
+            cuts, rows = cuts + 1, rows + row + 1
+            for name in names:
+                first = before[name].first_change(after[name], cut_ms)
+                if first is not None:
+                    changes[name] = f"with other bars after {iso_time(cut_ms)}, they change at {first}"
+                if before[name].until(int(clock[-1])) != after[name].until(int(clock[-1])):
+                    moved.add(name)
+            if changes:
+                break
+        if changes:
+            break
+    what = {
+        "features": "values and masks of the panel",
+        "forecasts": "the model's answers and the plain models'",
+        "weights": "target weights of the policy",
+        "trades": "fills, equity and costs of the backtest",
+    }
+    for name in names:
+        reason = changes.get(name, "" if name in moved else "they did not change after the cut either: void")
+        yield Check(
+            name=f"future noise: {name}",
+            tried=(
+                f"replaced every bar after each of {cuts} cut bars by another market's, with holes; compared "
+                f"{what[name]} up to the cut, bit for bit"
+            ),
+            outcome="failed" if reason else "passed",
+            reason=reason,
+            figures={"cuts": cuts, "rows": rows},
+        )
+
+
+def past_noise(subject: Subject) -> Iterator[Check]:
+    """Replace everything before the close of a decision's bar; the prices at which it is filled must stay."""
+    name = "past noise: fills"
+    experiment = subject.experiment
+    if experiment.data.kind == "books":
+        yield Check(name, "a backtest's fill prices", "skipped", "an order book's forecasts are not traded")
+        return
+    stretch = next(_stretches(subject))
+    tables = stretch.tables
+    clock = clock_of(tables)
+    generator = np.random.default_rng(1)
+    reason, fills = "", 0
+    for share in _PAST_CUTS:
+        cut_ms = int(clock[int(share * (len(clock) - 2))])
+        times = pd.to_datetime(clock[clock >= cut_ms], unit="ms", utc=True).rename("time")
+        weights = pd.DataFrame({symbol: generator.uniform(-0.1, 0.1, len(times)) for symbol in tables}, index=times)
+        before, after = (
+            _fill_prices(subject, weights, experiment, history)
+            for history in (tables, with_other_past(tables, cut_ms, generator))
+        )
+        fills += int(np.isfinite(before).sum())
+        if before.tobytes() != after.tobytes():
+            reason = f"decisions from {iso_time(cut_ms)} on are filled at prices from before that bar's close"
+            break
+    yield Check(
+        name=name,
+        tried=(
+            f"replaced every price before the close of each of {len(_PAST_CUTS)} decision bars; compared the prices at "
+            "which decisions from there on are filled, bit for bit"
+        ),
+        outcome="failed" if reason else "passed",
+        reason=reason,
+        figures={"fills": fills},
+    )
+
+
+def _fill_prices(
+    subject: Subject, weights: pd.DataFrame, experiment: Experiment, tables: Tables
+) -> NDArray[np.float64]:
+    data_dir = _stored(subject, experiment, tables)
+    path = data_dir / "weights.parquet"
+    weights.to_parquet(path)
+    return backtest_file(path, experiment, data_dir, are_forecasts=False).result.prices
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """A damaged piece of a run's history, and a copy of the run whose test part begins with it."""
+
+    run: Run
+    tables: Tables
+    boundaries_ms: Sequence[int]
+
+
+def _stretches(subject: Subject) -> Iterator[_Stretch]:
+    """Yield the whole history if it is short; else a piece around the test boundary, and in full also at both ends."""
+    experiment = subject.experiment
+    tables = stored_tables(experiment.data, subject.data_dir)
+    clock = clock_of(tables)
+    first_common = max(int(np.searchsorted(clock, table["timestamp"].iloc[0])) for table in tables.values())
+    boundaries = Boundaries.read(subject.run.manifest.get("split"))
+    size = min(rows_needed(experiment), len(clock) - first_common)
+    test_row = int(np.searchsorted(clock, boundaries.test_start_ms))
+    starts = [min(max(first_common, test_row - 2 * size // 3), len(clock) - size)]
+    if subject.full:
+        starts += [first_common, len(clock) - size]
+    for start in dict.fromkeys(starts):
+        piece = between(tables, int(clock[start]), int(clock[start + size - 1]))
+        piece = damaged(piece, experiment, np.random.default_rng(start))
+        copy = _copy_of(subject, int(clock_of(piece)[0]))
+        yield _Stretch(copy, piece, (boundaries.validation_start_ms, boundaries.test_start_ms))
+
+
+def _copy_of(subject: Subject, test_start_ms: int) -> Run:
+    """Return a copy of the run that takes everything from a time on for its test part."""
+    path = subject.directory("run") / subject.run.name
+    shutil.copytree(subject.run.path, path, ignore=shutil.ignore_patterns("*.parquet", "*.png", "*.html"))
+    run = Run(path)
+    manifest = run.manifest
+    run.write_manifest(manifest | {"split": manifest["split"] | {"test_start_ms": test_start_ms}})
+    return run
+
+
+def _stored(subject: Subject, experiment: Experiment, tables: Tables) -> Path:
+    """Return a new data directory with this history."""
+    data_dir = subject.directory("data")
+    store_tables(experiment.data, tables, data_dir)
+    return data_dir
+
+
+def _observe(run: Run, data_dir: Path) -> dict[str, Trace]:
+    """Return what users get from a run and a data directory, and remove the directory."""
+    experiment = run.experiment
+    outputs: tuple[NDArray[np.float32], ...] = ()
+    if experiment.plain_family is None:
+        answers = answer_run(run, data_dir, "test")
+        panel, made, outputs = answers.loaded.panel, tabulate(answers), (answers.outputs_RKP,)
+    else:
+        panel, made = load_panel(experiment, data_dir).panel, forecast_run(run, data_dir, "test")
+    traces = {"features": _features(panel), "forecasts": _forecasts(made, outputs)}
+    if experiment.data.kind == "bars":
+        keep_forecasts(made)
+        traces |= _trades(run, experiment, data_dir, panel.timestamps)
+    shutil.rmtree(data_dir)
+    return traces
+
+
+def _features(panel: Panel) -> Trace:
+    begins = np.isin(np.arange(len(panel.timestamps)), panel.run_starts)
+    return Trace(panel.timestamps, (panel.values, panel.mask, begins))
+
+
+def _forecasts(made: Forecasts, outputs: tuple[NDArray[np.float32], ...]) -> Trace:
+    tables = (made.forecasts, *made.plain.values())
+    return Trace(_times(made.forecasts), (*(table.to_numpy() for table in tables), *outputs))
+
+
+def _trades(run: Run, experiment: Experiment, data_dir: Path, clock: NDArray[np.int64]) -> dict[str, Trace]:
+    result = backtest_run(run, experiment, data_dir).result
+    # What a row earned and paid is known when it is filled: with the next open, one bar after its decision.
+    later = int(result.config.fill == "next_open")
+    known_ms = clock[np.searchsorted(clock, result.timestamps) + later]
+    money = (result.prices, result.equity, result.cost, result.funding, result.held, result.traded)
+    return {
+        "weights": Trace(_times(result.weights), (result.weights.to_numpy(),)),
+        "trades": Trace(known_ms, money),
+    }
+
+
+def _times(table: pd.DataFrame) -> NDArray[np.int64]:
+    return table.index.as_unit("ms").asi8  # type: ignore[attr-defined, no-any-return]
