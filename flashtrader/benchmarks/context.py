@@ -33,9 +33,10 @@ from flashtrader.models.stream import forecast_rows
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows
 from flashtrader.training.budget import rehearse
+from flashtrader.training.correlation import mean_information_coefficient
 from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.loop import train_model
-from flashtrader.training.objectives import build_objective, mean_information_coefficient
+from flashtrader.training.objectives import build_objective
 
 Part = Literal["validation", "test"]
 Array = NDArray[np.float64]

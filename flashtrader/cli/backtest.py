@@ -8,6 +8,7 @@ import typer
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunName, RunsDir, Table, say, show
 
 if TYPE_CHECKING:
+    from flashtrader.backtest.assessment import Assessment
     from flashtrader.backtest.result import BacktestResult
     from flashtrader.config import Experiment
     from flashtrader.run import Run
@@ -65,11 +66,20 @@ def backtest(
         made = backtest_file(path, experiment, data_dir, are_forecasts=forecasts is not None)
         directory, manifest = out or create_run(runs_dir, experiment).path, None
 
+    from flashtrader.backtest.assessment import assess
     from flashtrader.backtest.outputs import write_backtest
+    from flashtrader.backtest.trials import record_trial
     from flashtrader.config import to_yaml
     from flashtrader.report.tearsheet import write_report
 
-    write_backtest(made.result, directory, experiment.model_dump(mode="json"))
+    assessment = assess(
+        made.result,
+        record_trial(made.result, runs_dir),
+        forecasts=made.forecasts,
+        outcomes=made.outcomes,
+        horizon_bars=experiment.panel.target.horizon_bars,
+    )
+    write_backtest(made.result, directory, experiment.model_dump(mode="json"), assessment)
     report = write_report(
         made.result,
         directory,
@@ -78,8 +88,9 @@ def backtest(
         manifest=manifest,
         forecasts=made.forecasts,
         outcomes=made.outcomes,
+        assessment=assessment,
     )
-    _show(made.result, directory, report, as_json)
+    _show(made.result, assessment, directory, report, as_json)
 
 
 def _refuse_books(experiment: "Experiment", where: str) -> None:
@@ -101,7 +112,7 @@ def _forecast(run: "Run", data_dir: Path) -> None:
     keep_forecasts(forecast_run(run, data_dir, "test"))
 
 
-def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool) -> None:
+def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, report: Path, as_json: bool) -> None:
     from flashtrader.backtest.outputs import summary
     from flashtrader.cli.plain_tables import backtest_tables
     from flashtrader.report.metric_names import METRIC_NAMES
@@ -123,6 +134,6 @@ def _show(result: "BacktestResult", directory: Path, report: Path, as_json: bool
         *([f"beware: {result.calendar_doubt}"] if result.calendar_doubt else []),
         f"report: {report}",
     ]
-    payload = {"directory": str(directory), "report": str(report)} | summary(result)
+    payload = {"directory": str(directory), "report": str(report)} | summary(result, assessment)
     tables = [Table(f"Backtest of {directory}", columns, rows), *backtest_tables(result)]
     show(tables, payload, as_json, notes)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from flashtrader.training.objectives import information_coefficient
+from flashtrader.training.correlation import information_coefficient
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def mean_score(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: in
     """Return the mean score of the columns of `score_forecasts`."""
     outcomes = outcomes.reindex(forecasts.index)
     scores = score_forecasts(forecasts, outcomes, horizon_bars)
-    influences = [_influence(forecasts[name].to_numpy(), outcomes[name].to_numpy()) for name in forecasts.columns]
+    influences = [influence(forecasts[name].to_numpy(), outcomes[name].to_numpy()) for name in forecasts.columns]
     known = [influence_T for influence_T in influences if influence_T is not None]
     return MeanScore(
         ic=_mean([score.ic for score in scores]),
@@ -109,11 +109,11 @@ def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64
     Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y, with the
     long-run variance of Newey & West (1987). `lags` is at least horizon − 1 where horizons overlap.
     """
-    influence_T = _influence(forecast, outcome)
+    influence_T = influence(forecast, outcome)
     return math.nan if influence_T is None else long_run_error(influence_T, lags)
 
 
-def _influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return what each bar adds to the correlation, whose error is that of their mean (T,); None without one.
 
     Bars without forecast or outcome add nothing, and the others weigh accordingly more.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from flashtrader.backtest.assessment import Assessment
 from flashtrader.backtest.prices import FUNDING_HOURS
 from flashtrader.backtest.result import BacktestResult
 from flashtrader.files import write_text
@@ -56,6 +57,7 @@ def write_report(
     manifest: Mapping[str, Any] | None = None,
     forecasts: pd.DataFrame | None = None,
     outcomes: pd.DataFrame | None = None,
+    assessment: Assessment | None = None,
 ) -> Path:
     """Write `report.html` and its pictures as PNG files to `directory`, and return the page's path.
 

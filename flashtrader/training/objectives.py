@@ -17,6 +17,7 @@ from flashtrader.config import Experiment
 from flashtrader.interval import Interval
 from flashtrader.models.candles import NextShape
 from flashtrader.panel.candles import CLOSE, NUM_COLUMNS, VOLUME
+from flashtrader.training.correlation import mean_information_coefficient
 from flashtrader.training.sharpe import negative_sharpe, net_returns, sharpe_ratio
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -146,37 +147,3 @@ def macro_f1(outputs_RKP: NDArray[np.floating], targets_RK: NDArray[np.floating]
         named = (answers == direction).sum() + (classes == direction).sum()
         scores.append(2 * right / named if named else 0.0)
     return float(np.mean(scores))
-
-
-def information_coefficient(
-    forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return (K,): each column's Pearson correlation over time of forecast and outcome.
-
-    Rows where either is NaN are left out; NaN for a column without two rows or without variation.
-    """
-    both = np.isfinite(forecasts_TK) & np.isfinite(outcomes_TK)
-    forecasts, outcomes = _centred(forecasts_TK, both), _centred(outcomes_TK, both)
-    covariance = (forecasts * outcomes).sum(axis=0)
-    scale = np.sqrt((forecasts**2).sum(axis=0) * (outcomes**2).sum(axis=0))
-    correlation = np.full(scale.shape, np.nan)
-    np.divide(covariance, scale, out=correlation, where=scale > 0)
-    return correlation
-
-
-def mean_information_coefficient(forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]) -> float:
-    """Return the mean of the columns' coefficients; NaN where none has one."""
-    coefficients = information_coefficient(forecasts_TK, outcomes_TK)
-    known = coefficients[np.isfinite(coefficients)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _centred(values_TK: NDArray[np.floating], both_TK: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the known values less their mean, and exactly 0 where all are equal or unknown."""
-    values = np.where(both_TK, values_TK, 0.0).astype(np.float64)
-    mean = values.sum(axis=0) / np.maximum(both_TK.sum(axis=0), 1)
-    lowest, highest = (
-        values.min(axis=0, where=both_TK, initial=np.inf),
-        values.max(axis=0, where=both_TK, initial=-np.inf),
-    )
-    return np.where(both_TK & (highest > lowest), values - mean, 0.0)

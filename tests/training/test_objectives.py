@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from flashtrader.config import DataConfig, Experiment, TrainingConfig
-from flashtrader.training.objectives import build_objective, information_coefficient, mean_information_coefficient
+from flashtrader.training.correlation import information_coefficient, mean_information_coefficient
+from flashtrader.training.objectives import build_objective
 from flashtrader.training.optim import Schedule, build_optimiser
 
 
