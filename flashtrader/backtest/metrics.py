@@ -42,9 +42,11 @@ class Metrics:
     exposure: float
     """Mean of gross holdings over equity, after trading."""
     total_cost: float
-    """Fees and slippage paid, in currency; funding is not among them."""
+    """Fees, spread, slippage and impact paid, in currency; funding and liquidation fees are not among them."""
     num_trades: int
     """Orders that were filled: one an asset and bar at most."""
+    liquidations: int
+    """Bars in which everything held was liquidated."""
 
 
 def measure(simulation: Simulation, bars_per_year: float) -> Metrics:
@@ -69,6 +71,7 @@ def measure(simulation: Simulation, bars_per_year: float) -> Metrics:
         exposure=exposure(simulation.gross_T, equity_T),
         total_cost=float(simulation.cost_T.sum()),
         num_trades=int(np.count_nonzero(simulation.traded_TA)),
+        liquidations=int(np.count_nonzero(simulation.liquidated_T)),
     )
 
 

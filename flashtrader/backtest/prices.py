@@ -1,4 +1,4 @@
-"""The steps of a backtest: the clock that all assets share, the price of a fill, and the funding between fills."""
+"""The steps of a backtest: the clock that all assets share, the price of a fill, and what lies between two fills."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -47,6 +47,39 @@ def fill_prices(
     if fill == "next_open":
         return FillPrices(prices_TA[1:], clock_T[1:])
     return FillPrices(prices_TA, interval.close(clock_T))
+
+
+def extremes(
+    bars: Mapping[str, pd.DataFrame], symbols: Sequence[str], clock_T: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the low and high of each bar of the clock, (T, A) each; NaN where an asset has no bar.
+
+    They are what lies between a decision's fill and the one before it, at either kind of fill: the bar that closes with
+    the decision opened when the one before was filled.
+    """
+    low_TA, high_TA = (np.full((len(clock_T), len(symbols)), np.nan) for _ in range(2))
+    for a, symbol in enumerate(symbols):
+        rows = np.searchsorted(clock_T, bars[symbol]["timestamp"].to_numpy(np.int64))
+        low_TA[rows, a] = bars[symbol]["low"].to_numpy(np.float64)
+        high_TA[rows, a] = bars[symbol]["high"].to_numpy(np.float64)
+    return low_TA, high_TA
+
+
+def settled_funding(
+    settlements: Mapping[str, pd.DataFrame], symbols: Sequence[str], times_T: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the rates that longs of each asset pay at each step, (T, A): of the settlements since the step before.
+
+    settlements: of each symbol, columns `timestamp` and `rate`. A step pays for those of its own time too; the first
+    pays none, for nothing was held before it.
+    """
+    rates_TA = np.zeros((len(times_T), len(symbols)))
+    for a, symbol in enumerate(symbols):
+        table = settlements[symbol]
+        steps = np.searchsorted(times_T, table["timestamp"].to_numpy(np.int64))
+        paid = (steps > 0) & (steps < len(times_T))
+        np.add.at(rates_TA[:, a], steps[paid], table["rate"].to_numpy(np.float64)[paid])
+    return rates_TA
 
 
 def constant_funding(times_T: NDArray[np.int64], rate: float) -> NDArray[np.float64]:

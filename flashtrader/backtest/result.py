@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.backtest.costs import CostParts, CostRates, cost_rates
 from flashtrader.backtest.engine import Floats, Simulation, simulate
 from flashtrader.backtest.metrics import Metrics, measure
-from flashtrader.backtest.prices import constant_funding, fill_prices, union_clock
+from flashtrader.backtest.prices import constant_funding, extremes, fill_prices, settled_funding, union_clock
 from flashtrader.backtest.reference import buy_and_hold_weights
 from flashtrader.backtest.signals import check_signals
 from flashtrader.config import BacktestConfig
@@ -17,6 +18,7 @@ from flashtrader.errors import DataError
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.spans import iso_time
 
+COST_MULTIPLES = (0, 1, 2, 3)
 _CALENDAR_TOLERANCE = 0.1
 
 
@@ -60,15 +62,25 @@ class BacktestResult:
     equity: Floats
     """(T,) equity before trading; the first is the initial equity."""
     cost: Floats
-    """(T,) fees and slippage paid."""
+    """(T,) what trading cost."""
+    cost_parts: CostParts
+    """What `cost` consists of: fees, spread, slippage, impact; (T,) each."""
+    rates: CostRates
+    """The cost of a trade of each asset at each bar."""
     funding: Floats
     """(T,) funding paid on what was held before trading; negative where received."""
+    liquidated: Floats
+    """(T,) value that was liquidated since the bar before, or at this one before trading; 0 where nothing was."""
+    liquidation_fees: Floats
+    """(T,) what that cost, beside `cost` and `funding`."""
     held: Floats
     """(T, A) value held after trading."""
     traded: Floats
     """(T, A) value bought; negative where sold."""
     metrics: Metrics
     """What it comes to."""
+    multiples: dict[int, Metrics]
+    """What it would come to at 0, 1, 2 and 3 times the cost of trading; funding and liquidation fees stay."""
     references: dict[str, Reference]
     """`buy_and_hold`: equal parts of what has a price at the first bar, then no trade. `cash`: nothing at all."""
     plain: dict[str, Reference]
@@ -100,12 +112,15 @@ def run_backtest(
     interval: Interval,
     config: BacktestConfig,
     plain: Mapping[str, pd.DataFrame] | None = None,
+    funding: Mapping[str, pd.DataFrame] | None = None,
 ) -> BacktestResult:
     """Trade target weights on bars, from the first bar with a row of weights to the last that has a fill price.
 
     bars: a bar table per symbol. weights: index or column `time` (the decision bars' opening times), a column per
     symbol or for some of them; NaN is no order, and a bar without a row is one of NaN. plain: the weights of plain
-    models, with the same rows and columns.
+    models, with the same rows and columns. funding: of each symbol, every settlement of the period, columns `timestamp`
+    and `rate`; for `funding_rate: fetched`.
+    At the last bar no order is placed: nothing that follows could tell what it earned.
     Raises DataError for weights that don't fit the bars, and where no bar is left to fill them.
     """
     clock_T = union_clock(bars.values())
@@ -127,28 +142,41 @@ def run_backtest(
         weights_TA[rows[filled]] = weights.to_numpy()[filled]
         return weights_TA
 
-    rates_T1 = None if config.funding_rate is None else constant_funding(times_T, config.funding_rate)
+    match config.funding_rate:
+        case None:
+            rates_TA = None
+        case "fetched":
+            rates_TA = settled_funding(funding or {}, symbols, times_T)
+        case rate:
+            rates_TA = constant_funding(times_T, rate)
+    low_TA, high_TA = (values_TA[first:][: len(times_T)] for values_TA in extremes(bars, symbols, clock_T))
+    costs = cost_rates(config, bars, symbols, clock_T, interval).rows(first, first + len(times_T))
     bars_per_year = interval.bars_per_year(config.calendar)
     timestamps = clock_T[first : first + len(prices_TA)]
 
-    def trade(prices_TA: Floats, weights_TA: Floats, no_trade_band: float) -> Simulation:
+    def trade(weights_TA: Floats, no_trade_band: float = config.no_trade_band, costs: CostRates = costs) -> Simulation:
+        weights_TA[-1] = np.nan
         return simulate(
             prices_TA,
             weights_TA,
             initial_equity=config.initial_equity,
-            fee_bps=config.fee_bps,
-            slippage_bps=config.slippage_bps,
             no_trade_band=no_trade_band,
             max_gross=config.max_gross,
-            funding_TA=rates_T1,
+            funding_TA=rates_TA,
+            maintenance_margin=config.maintenance_margin,
+            liquidation_fee_bps=config.liquidation_fee_bps,
+            low_TA=low_TA,
+            high_TA=high_TA,
+            **costs.rules,
         )
 
-    def reference(prices_TA: Floats, weights_TA: Floats, no_trade_band: float) -> Reference:
-        simulation = trade(prices_TA, weights_TA, no_trade_band)
+    def reference(simulation: Simulation) -> Reference:
         equity_T = simulation.equity_T
         return Reference(timestamps[: len(equity_T)], equity_T, measure(simulation, bars_per_year))
 
-    simulation = trade(prices_TA, placed(weights), config.no_trade_band)
+    weights_TA = placed(weights)
+    simulation = trade(weights_TA)
+    metrics = measure(simulation, bars_per_year)
     num_steps = len(simulation.equity_T)
     return BacktestResult(
         interval=interval,
@@ -159,18 +187,28 @@ def run_backtest(
         prices=prices_TA[:num_steps],
         equity=simulation.equity_T,
         cost=simulation.cost_T,
+        cost_parts=costs.parts(simulation),
+        rates=costs.rows(0, num_steps),
         funding=simulation.funding_T,
+        liquidated=simulation.liquidated_T,
+        liquidation_fees=simulation.liquidated_T * config.liquidation_fee_bps / 1e4,
         held=simulation.held_TA,
         traded=simulation.traded_TA,
-        metrics=measure(simulation, bars_per_year),
+        metrics=metrics,
+        multiples={
+            multiple: metrics
+            if multiple == 1
+            else measure(trade(weights_TA, costs=costs.times(multiple)), bars_per_year)
+            for multiple in COST_MULTIPLES
+        },
         # The band spares a strategy small trades; one that trades once must not lose its only one to it.
         references={
-            "buy_and_hold": reference(prices_TA, buy_and_hold_weights(prices_TA, config.max_gross), no_trade_band=0.0),
-            "cash": reference(prices_TA[:, :0], prices_TA[:, :0], no_trade_band=0.0),
+            "buy_and_hold": reference(
+                trade(buy_and_hold_weights(costs.tradable(prices_TA), config.max_gross), no_trade_band=0.0)
+            ),
+            "cash": reference(trade(np.full_like(prices_TA, np.nan))),
         },
-        plain={
-            name: reference(prices_TA, placed(beside), config.no_trade_band) for name, beside in (plain or {}).items()
-        },
+        plain={name: reference(trade(placed(beside))) for name, beside in (plain or {}).items()},
         ruined_at=int(timestamps[num_steps - 1]) if simulation.ruined else None,
     )
 

@@ -85,7 +85,13 @@ METRIC_NAMES = (
     MetricName("turnover", "Turnover a year", _multiple, "Value traded in a year, in multiples of equity."),
     MetricName("exposure", "Mean exposure", percent, "Mean of long and short holdings together, as a share of equity."),
     MetricName("num_trades", "Trades", _count, "Filled orders: at most one for each market and bar."),
-    MetricName("total_cost", "Costs paid", currency, "Fees and slippage, in the account's currency; funding is apart."),
+    MetricName("liquidations", "Liquidations", _count, "Bars in which everything held was liquidated."),
+    MetricName(
+        "total_cost",
+        "Costs paid",
+        currency,
+        "Fees, spread, slippage and impact, in the account's currency; funding and liquidation fees are apart.",
+    ),
     MetricName("final_equity", "Final equity", currency, "Equity at the last bar, in the account's currency."),
 )
 

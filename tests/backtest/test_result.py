@@ -23,7 +23,7 @@ FREE = BacktestConfig(initial_equity=1_000, fee_bps=0, slippage_bps=0)
 METRICS = {
     *("final_equity", "total_return", "annual_return", "annual_volatility", "sharpe", "sortino", "calmar"),
     *("max_drawdown", "max_drawdown_bars", "hit_rate", "profit_factor", "turnover", "exposure", "total_cost"),
-    "num_trades",
+    *("num_trades", "liquidations"),
 }
 
 
@@ -207,7 +207,7 @@ def test_bars_that_do_not_come_as_the_calendar_says_are_doubted(calendar, doubte
 
 
 def test_trades_say_what_was_paid_for_what() -> None:
-    bars = {"A": make_bars([100, 100, 125, 125]), "B": make_bars([50, 50, 50, 50])}
+    bars = {"A": make_bars([100, 100, 125, 125, 125]), "B": make_bars([50, 50, 50, 50, 50])}
     config = BacktestConfig(initial_equity=1_000, fee_bps=8, slippage_bps=2)
     result = run_backtest(bars, make_weights({"A": [0.5, NAN, 0], "B": [-0.2, NAN, NAN]}), HOURLY, config)
     table = trades(result)
