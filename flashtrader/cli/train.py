@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
+from flashtrader.cli.reproductions import conclude, outcome, plan
 
 if TYPE_CHECKING:
     from flashtrader.config import Experiment
@@ -20,19 +21,44 @@ def train(
     resume: Annotated[
         str | None, typer.Option("--resume", help="Go on with this run from its last checkpoint.", show_default=False)
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Train a run again from its manifest, to the same weights: a file or a run.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="With --from, go on though the stored data have changed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; train nothing.")] = False,
     data_dir: DataDir = Path("data"),
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Train the model that a config describes."""
+    """Train the model that a config describes.
+
+    With --from, train a run again on the bars that it saw: first say what is
+    no longer as it was (data, versions, machine), in the end whether the
+    weights are identical; exit with 1 when they are not.
+    """
     from flashtrader.config import load_config
     from flashtrader.errors import ConfigError
     from flashtrader.run import find_run
 
-    if (config is None) == (resume is None):
-        raise ConfigError("give --config X.yaml to train anew, or --resume RUN to go on with a run, and not both")
-    if resume is not None:
+    if [config, resume, origin].count(None) != 2:
+        raise ConfigError(
+            "give one of --config X.yaml to train anew, --resume RUN to go on with a run, --from RUN to train it again"
+        )
+    if allow_changed_data and origin is None:
+        raise ConfigError("--allow-changed-data needs --from beside it")
+    if origin is not None and overrides:
+        raise ConfigError("--set can't stand beside --from, which trains the same again; take --config for other keys")
+    again = None if origin is None else plan(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
+    if again is not None:
+        experiment = again.experiment
+    elif resume is not None:
         run = find_run(runs_dir, resume)
         experiment = load_config(run.path / "config.yaml", overrides or [])
     elif config is not None:
@@ -50,15 +76,20 @@ def train(
     with _Progress(experiment) as progress:
         if resume is not None:
             summary = resume_training(experiment, data_dir, run, progress.update)
+        elif again is not None:
+            summary = again.train(data_dir, runs_dir, progress.update)
         else:
             summary = train_model(experiment, data_dir, runs_dir, progress.update)
 
     if experiment.plain_family is None:
         _draw_losses(summary)
-    _show_summary(summary, as_json)
+    came = None if again is None else outcome(again, summary)
+    _show_summary(summary, as_json, {} if came is None else {"reproduction": came})
     if summary.stopped == "interrupted":
         say(f"stopped at step {summary.steps}; go on with: flashtrader train --resume {summary.run.path}")
         sys.exit(130)
+    if again is not None and came is not None:
+        conclude(again, came)
     return None
 
 
@@ -69,7 +100,7 @@ def _draw_losses(summary: "TrainingSummary") -> None:
     write_png(plot_loss_curves(read_json_lines(summary.run.metrics)), summary.run.path / "loss.png")
 
 
-def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
+def _show_summary(summary: "TrainingSummary", as_json: bool, more: dict[str, Any]) -> None:
     from flashtrader.cli.plain_tables import validation_tables
     from flashtrader.report.formats import fixed
     from flashtrader.report.metric_names import SKILL_LABELS
@@ -90,6 +121,7 @@ def _show_summary(summary: "TrainingSummary", as_json: bool) -> None:
         "seconds": summary.seconds,
         "stopped": summary.stopped,
         "plain": summary.run.manifest.get("plain_models", {}),
+        **more,
     }
     trained = Table(f"Trained {summary.run.path}", ("", "value"), rows)
     show([trained, *validation_tables(summary)], payload, as_json)

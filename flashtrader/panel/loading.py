@@ -42,10 +42,19 @@ class LoadedPanel:
 
 def load_panel(experiment: Experiment, data_dir: Path) -> LoadedPanel:
     """Return the experiment's panel from the store. Raises DataError when something is missing there."""
+    tables = load_tables(experiment, data_dir)
+    return LoadedPanel(panel_of(experiment, tables), tables, fingerprints(tables))
+
+
+def load_tables(experiment: Experiment, data_dir: Path) -> dict[str, pd.DataFrame]:
+    """Return the stored bars, or snapshots, of each symbol. Raises DataError when something is missing there."""
     load = load_books if experiment.data.kind == "books" else load_bars
-    tables = load(experiment.data, data_dir)
-    panel = panel_of(experiment, tables)
-    return LoadedPanel(panel, tables, {symbol: fingerprint(table) for symbol, table in tables.items()})
+    return load(experiment.data, data_dir)
+
+
+def fingerprints(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
+    """Return what identifies each table's content."""
+    return {symbol: fingerprint(table) for symbol, table in tables.items()}
 
 
 def panel_of(experiment: Experiment, bars: Mapping[str, pd.DataFrame]) -> Panel:

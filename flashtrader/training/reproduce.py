@@ -1,0 +1,121 @@
+"""A run made again from its manifest alone, and what stands in the way of the same bits."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashtrader.config import Experiment
+from flashtrader.manifest import Fingerprint, Manifest, read_manifest
+from flashtrader.market.spans import iso_time
+from flashtrader.models.precision import pick_device
+from flashtrader.panel.loading import fingerprints, load_tables
+from flashtrader.training.loop import Watcher, train_model
+from flashtrader.training.manifest import describe_machine, describe_outcome, on_period_of
+from flashtrader.training.summary import TrainingSummary
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is to be trained again, and what is no longer as it was."""
+
+    origin: Path
+    """The manifest's file."""
+    manifest: Manifest
+    experiment: Experiment
+    """That of the manifest, on the period of the bars that its run saw."""
+    changed_data: tuple[str, ...]
+    """A phrase for each symbol whose stored bars are not those that the run saw."""
+    changed_machine: tuple[str, ...]
+    """A phrase for whatever else can change the bits."""
+
+    def train(self, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
+        """Train in a new run directory, with as many threads as then, where the machine has as many cores.
+
+        Raises what `train_model` raises.
+        """
+        threads = torch.get_num_threads()
+        if self.manifest.threads <= _cores():
+            torch.set_num_threads(self.manifest.threads)
+        try:
+            return train_model(self.experiment, data_dir, runs_dir, watch)
+        finally:
+            torch.set_num_threads(threads)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the manifest tells what came of a whole training, so that there is something to compare with."""
+        return self.manifest.training is not None and self.manifest.training.stopped != "interrupted"
+
+    def differing_weights(self, summary: TrainingSummary) -> list[str]:
+        """Return the files, within the run, of the models that are not bit for bit those of the manifest."""
+        then, now = self.manifest.weights, describe_outcome(summary)["weights"]
+        return sorted(file for file in then.keys() | now.keys() if then.get(file) != now.get(file))
+
+
+def plan_reproduction(origin: Path, data_dir: Path) -> Reproduction:
+    """Return how to make the run of a manifest again from the stored bars.
+
+    Raises DataError for a file that is no manifest, and where bars are missing.
+    """
+    manifest = read_manifest(origin)
+    experiment = on_period_of(manifest, manifest.experiment)
+    if manifest.was_on_cpu and pick_device(experiment.training).type != "cpu":
+        training = experiment.training.model_copy(update={"device": "cpu"})
+        experiment = experiment.model_copy(update={"training": training})
+    stored = fingerprints(load_tables(experiment, data_dir))
+    machine = describe_machine(experiment, pick_device(experiment.training))
+    return Reproduction(
+        origin, manifest, experiment, _data_changes(manifest, stored), _machine_changes(manifest, machine)
+    )
+
+
+def _data_changes(manifest: Manifest, stored: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    changes = []
+    for symbol, found in stored.items():
+        then, now = manifest.data.get(symbol), Fingerprint.model_validate(found)
+        if then is None:
+            changes.append(f"{symbol}: the manifest does not tell its bars")
+        elif (then.rows, then.first, then.last) != (now.rows, now.first, now.last):
+            changes.append(f"{symbol}: {_extent(then)} then, {_extent(now)} now")
+        elif then != now:
+            changes.append(f"{symbol}: other values in the same {_extent(then)}")
+    return tuple(changes)
+
+
+def _extent(bars: Fingerprint) -> str:
+    first, last = (iso_time(round(time.timestamp() * 1_000)) for time in (bars.first, bars.last))
+    return f"{bars.rows:,} rows from {first} to {last}"
+
+
+def _machine_changes(manifest: Manifest, now: Mapping[str, Any]) -> tuple[str, ...]:
+    pairs = {
+        **{name: (then, now["versions"].get(name)) for name, then in manifest.versions.items()},
+        "sources": (manifest.commit, now["commit"]),
+        "device": (manifest.device, now["device"]),
+        "CPU instructions": (manifest.instructions, now["instructions"]),
+    }
+    changes = [
+        f"{name}: {then or 'unknown'} then, {here or 'none'} now"
+        for name, (then, here) in pairs.items()
+        if then != here
+    ]
+    if manifest.threads > _cores():
+        changes.append(f"threads: {manifest.threads} then, {_cores()} cores now")
+    if not manifest.was_on_cpu:
+        changes.append(f"device: {manifest.device} does not add up in the same order twice")
+    training = manifest.experiment.training
+    changes += [
+        f"length: until step {part.after_step} the run was to have {part.max_steps} steps, and in one go the learning "
+        "rate takes another course"
+        for part in manifest.resumed
+        if (part.max_steps, part.patience) != (training.max_steps, training.patience)
+    ]
+    return tuple(changes)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1

@@ -1,0 +1,186 @@
+"""`train --from`: a run made again from its manifest."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from command import Command, Outcome
+from flashtrader.config import validate
+from flashtrader.run import Run
+from flashtrader.training.loop import train_model
+from panels import random_bars, store_bars
+from place import Place
+
+SETTINGS: dict[str, Any] = {
+    "data": {"source": "file", "symbols": ["AAA", "BBB"]},
+    "panel": {"features": ["log_return", "rsi_3"], "target": {"horizon_bars": 2}},
+    "split": {"validation": 0.2, "test": 0.2},
+    "model": {"context_bars": 8, "width": 8, "layers": 1, "heads": 2, "dropout": 0.1},
+    "training": {
+        "segment_bars": 48,
+        "batch_size": 2,
+        "max_steps": 6,
+        "evaluate_every": 2,
+        "device": "cpu",
+        "plain_models": ["ridge", "boosting"],
+    },
+}
+
+
+def markets(first_hour: int = 100, num_bars: int = 600) -> dict[str, pd.DataFrame]:
+    return {"AAA": random_bars(num_bars, 1, first_hour), "BBB": random_bars(num_bars, 2, first_hour)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("trained")
+    for symbol, table in markets().items():
+        store_bars(root / "data", symbol, table)
+    experiment = validate({"name": "tiny", **SETTINGS}, "settings")
+    return train_model(experiment, root / "data", root / "runs", lambda _metrics: None).run
+
+
+@pytest.fixture
+def place(tmp_path: Path, flashtrader: Command, trained: Run) -> Place:
+    place = Place(tmp_path, flashtrader, SETTINGS, markets())
+    shutil.copytree(trained.path, place.run)
+    return place
+
+
+def again(place: Place, *more: object, data: str = "data") -> Outcome:
+    """Train `tiny-001` again, with its manifest taken elsewhere, away from the run."""
+    manifest = place.root / "manifest.json"
+    manifest.write_bytes((place.run / "manifest.json").read_bytes())
+    runs = ("--runs-dir", place.root / "again", "--data-dir", place.root / data)
+    return place.command("train", "--from", manifest, *runs, *more, "--json")
+
+
+def edit(place: Place, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((place.run / "manifest.json").read_text())
+    change(manifest)
+    (place.run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_same_weights_come_from_the_manifest_alone_though_bars_were_fetched_since(place: Place) -> None:
+    store_bars(place.root / "data", "AAA", random_bars(700, 1, 100).iloc[600:])
+    store_bars(place.root / "data", "BBB", random_bars(100, 7))
+    outcome = again(place)
+    assert outcome.exit_code == 0, outcome.err
+    assert "identical weights: 3 models, bit for bit" in outcome.err
+    assert "not as it was" not in outcome.err
+    assert outcome.json["reproduction"]["identical"] is True
+    then, now = (json.loads((run / "manifest.json").read_text()) for run in (place.run, place.root / "again/tiny-001"))
+    assert now["weights"] == then["weights"]
+    assert sorted(now["weights"]) == [
+        "checkpoints/best.safetensors",
+        "plain/boosting.safetensors",
+        "plain/ridge.safetensors",
+    ]
+    assert now["data"] == then["data"]
+    assert now["split"] == then["split"]
+
+
+def test_a_plain_model_is_made_again_too(tmp_path: Path, flashtrader: Command) -> None:
+    place = Place(tmp_path, flashtrader, SETTINGS | {"model": {"family": "boosting", "context_bars": 8}}, markets())
+    place("train", "--config", place.config)
+    assert "identical weights: 1 model, bit for bit" in again(place).err
+
+
+def test_changed_data_are_refused_symbol_by_symbol(place: Place) -> None:
+    store_bars(place.root / "other", "AAA", markets()["AAA"].drop(index=[300, 301]))
+    store_bars(place.root / "other", "BBB", markets()["BBB"].assign(volume=1.0))
+    outcome = again(place, data="other")
+    assert outcome.exit_code == 1
+    assert "AAA: 600 rows from 1970-01-05T04:00:00Z to 1970-01-30T03:00:00Z then, 598 rows" in outcome.err
+    assert "BBB: other values in the same 600 rows" in outcome.err
+    assert not (place.root / "again").exists()
+
+
+def test_changed_data_can_be_trained_on_all_the_same(place: Place) -> None:
+    store_bars(place.root / "other", "AAA", markets()["AAA"])
+    store_bars(place.root / "other", "BBB", random_bars(600, 3, 100))
+    outcome = again(place, "--allow-changed-data", data="other")
+    assert outcome.exit_code == 0, outcome.err
+    assert "other weights than those of" in outcome.err
+    assert outcome.json["reproduction"]["identical"] is False
+    assert len(outcome.json["reproduction"]["changed_data"]) == 1
+
+
+def test_what_else_changed_is_told_and_other_weights_are_a_failure(place: Place) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["versions"]["torch"] = "1.0.0"
+        manifest["instructions"] = "MMX"
+        manifest["threads"] = 4_000
+        manifest["weights"]["checkpoints/best.safetensors"] = "0" * 64
+
+    edit(place, change)
+    outcome = again(place)
+    assert outcome.exit_code == 1
+    assert "not as it was: torch: 1.0.0 then, 2." in outcome.err
+    assert "not as it was: CPU instructions: MMX then" in outcome.err
+    assert "not as it was: threads: 4000 then" in outcome.err
+    last = outcome.err.strip().splitlines()[-1]
+    assert last.startswith("error: other weights than those of")
+    assert "in checkpoints/best.safetensors: torch: 1.0.0 then" in last
+    assert outcome.json["reproduction"]["differing"] == ["checkpoints/best.safetensors"]
+
+
+def test_a_run_that_was_made_longer_is_told_apart(place: Place) -> None:
+    place("train", "--resume", "tiny-001", "--set", "training.max_steps=8")
+    outcome = again(place)
+    assert "not as it was: length: until step 6 the run was to have 6 steps" in outcome.err
+    assert outcome.json["steps"] == 8
+
+
+def test_an_unfinished_run_has_nothing_to_compare_with(place: Place) -> None:
+    edit(place, lambda manifest: manifest["training"].update(stopped="interrupted"))
+    outcome = again(place)
+    assert outcome.exit_code == 0
+    assert outcome.json["reproduction"]["identical"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda manifest: manifest.pop("experiment"), "not the manifest of a run"),
+        (lambda manifest: manifest.pop("split"), "split: field required"),
+        (lambda manifest: manifest["split"].update(end_ms=10**30), r"split\.end_ms"),
+        (lambda manifest: manifest.update(threads=-1), "threads"),
+        (lambda manifest: manifest.update(data={}), "data"),
+        (lambda manifest: manifest.update(device="\x1b[2J CPU"), "device: .*can't be printed"),
+        (lambda manifest: manifest["experiment"].update(name="../../etc"), r"experiment: name: use letters"),
+        (lambda manifest: manifest["experiment"]["data"].update(symbols=["../../etc"]), "can't name a directory"),
+        (lambda manifest: manifest["experiment"]["model"].update(widht=8), r"unknown key; the nearest is model\.width"),
+    ],
+)
+def test_a_damaged_or_hostile_manifest_is_one_line(
+    place: Place, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    edit(place, change)
+    outcome = again(place)
+    assert outcome.exit_code in (1, 2)
+    assert outcome.out == ""
+    (line,) = outcome.err.strip().splitlines()
+    assert re.search(reason, line), line
+    assert sorted(path.name for path in place.root.iterdir()) == ["data", "manifest.json", "runs", "tiny.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"experiment": 1}'])
+def test_a_file_that_is_no_manifest_is_one_line(place: Place, text: str) -> None:
+    (place.run / "manifest.json").write_text(text)
+    assert "manifest.json: " in place.fails(1, "train", "--from", "tiny-001")
+
+
+def test_requests_that_make_no_sense(place: Place) -> None:
+    assert "give one of --config" in place.fails(2, "train", "--from", "tiny-001", "--config", place.config)
+    assert "--set can't stand beside --from" in place.fails(
+        2, "train", "--from", "tiny-001", "--set", "training.seed=1"
+    )
+    assert "needs --from beside it" in place.fails(2, "train", "--config", place.config, "--allow-changed-data")
+    assert "no manifest and no run" in place.fails(2, "train", "--from", "tiny-009")
