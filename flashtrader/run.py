@@ -42,6 +42,10 @@ class Run:
             raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")
         return manifest
 
+    def write_config(self, experiment: Experiment) -> None:
+        """Replace the experiment."""
+        write_text(self.path / "config.yaml", to_yaml(experiment))
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""
         write_json(self.path / "manifest.json", manifest)
@@ -70,6 +74,10 @@ class Run:
                 else:
                     path.unlink()
 
+    def member(self, name: str) -> "Run":
+        """Return one of the models of a run of several: a run of its own inside this one."""
+        return Run(self.path / "members" / name)
+
     def plain_model(self, family: PlainFamily) -> Path:
         """Return where a plain model that stands beside the run's own is."""
         return self.path / "plain" / f"{family}.safetensors"
@@ -91,7 +99,7 @@ def create_run(runs_dir: Path, experiment: Experiment) -> Run:
         except FileExistsError:
             number += 1
             continue
-        write_text(run.path / "config.yaml", to_yaml(experiment))
+        run.write_config(experiment)
         return run
 
 

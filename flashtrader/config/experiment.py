@@ -97,6 +97,12 @@ class Experiment(Section):
         return self.split.walk_forward is not None or (bool(self.training.seeds) and self.plain_family is None)
 
     @property
+    def warm_starts(self) -> bool:
+        """Whether a fold's model begins as the best one of the fold before."""
+        walk = self.split.walk_forward
+        return walk is not None and walk.warm_start and self.plain_family is None
+
+    @property
     def reach_bars(self) -> int:
         """Bars from a decision to the last one that has a part in what came of it.
 

@@ -45,7 +45,7 @@ def label(experiment: Experiment, data_dir: Path) -> LabelledPanel:
     loaded = load_panel(experiment, data_dir)
     panel = loaded.panel
     split = split_by_time(panel, experiment.split, experiment.reach_bars)
-    _require_scored(panel, split.validation, experiment.warmup_bars)
+    require_trainable(experiment, panel, split)
     return LabelledPanel(panel, loaded.tables, loaded.fingerprints, split, fit_scaler(panel, split.train))
 
 
@@ -55,9 +55,18 @@ def prepare(experiment: Experiment, data_dir: Path) -> TrainingData:
     Raises DataError when bars are missing, ConfigError when they are too few for the split or the context.
     """
     labelled = label(experiment, data_dir)
-    training = experiment.training
-    segments = Segments(labelled.panel, labelled.split.train, training.segment_bars, experiment.unlabelled_bars)
-    return TrainingData(**vars(labelled), segments=segments)
+    return TrainingData(**vars(labelled), segments=_segments(experiment, labelled.panel, labelled.split))
+
+
+def require_trainable(experiment: Experiment, panel: Panel, split: Split) -> None:
+    """Raise ConfigError unless some bars of a split can be trained on, and some validate what was learned."""
+    _require_scored(panel, split.validation, experiment.warmup_bars)
+    if experiment.plain_family is None:
+        _segments(experiment, panel, split)
+
+
+def _segments(experiment: Experiment, panel: Panel, split: Split) -> Segments:
+    return Segments(panel, split.train, experiment.training.segment_bars, experiment.unlabelled_bars)
 
 
 def _require_scored(panel: Panel, validation: Rows, warmup_bars: int) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flashtrader.config import Experiment, to_yaml
+from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, TrainingError
 from flashtrader.files import read_json_lines, write_text
 from flashtrader.market.spans import iso_time
@@ -24,14 +26,15 @@ from flashtrader.models.model import GridModel
 from flashtrader.models.plain import save_plain
 from flashtrader.models.precision import autocast, device_of, pick_device
 from flashtrader.models.stream import output_rows
-from flashtrader.models.weights import save_tensors
+from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
-from flashtrader.training.data import TrainingData, prepare
+from flashtrader.training.data import LabelledPanel, TrainingData, label, prepare, require_trainable
 from flashtrader.training.manifest import (
     check_same_data,
     check_same_experiment,
+    describe_data,
     describe_outcome,
     describe_resumption,
     describe_training,
@@ -42,36 +45,127 @@ from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
+from flashtrader.training.walk_forward import Member, before, describe_members, finished, plan_members, summarise
 
 Watcher = Callable[[Metrics], None]
 
 
 def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
-    """Train the model that an experiment describes in a new run directory, after the plain models beside it.
+    """Train the model, or models, that an experiment describes in a new run directory.
 
-    A plain model of its own is fitted at once. `watch` gets the metrics of every step as they are written to
-    metrics.jsonl.
+    The plain models beside it come first; one of its own is fitted at once. `watch` gets the metrics of every step as
+    they are written to metrics.jsonl; of several models, also `members`, how many there are, and `member`, which of
+    them it is, from 1.
     """
     check_installed(experiment.training)
-    if experiment.plain_family is not None:
-        return train_plain(experiment.plain_family, experiment, data_dir, runs_dir)
-    data = prepare(experiment, data_dir)
-    model = _untrained(experiment, data)
-    manifest = describe_training(experiment, data, model)
-    beside = fit_plain_models(experiment, data, experiment.plain_models)
-    run = create_run(runs_dir, experiment)
-    for family, fitted in beside.items():
-        save_plain(run.plain_model(family), fitted.model)
-    run.write_manifest(manifest | {"plain_models": {family: asdict(fitted.score) for family, fitted in beside.items()}})
-    return Trainer(experiment, data, model, run).train(watch)
+    create = partial(create_run, runs_dir, experiment)
+    if not experiment.has_members:
+        return _train_one(experiment, data_dir, create, watch)
+    data = label(experiment, data_dir)
+    members = _plan(experiment, data)
+    manifest = _describe(experiment, data)
+    run = create()
+    run.write_manifest(manifest | describe_members(run, members))
+    return _train_members(run, members, data_dir, watch)
 
 
 def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
     """Go on with a run from its last checkpoint, bit for bit as if it had never stopped (on a CPU).
 
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
+    Of several models, those that are trained stay as they are, and one that has no checkpoint yet begins anew.
     Raises ConfigError for any other change, DataError when the bars that the run was trained on have changed.
     """
+    if not experiment.has_members:
+        return _resume_one(experiment, data_dir, run, watch)
+    check_same_experiment(run, experiment)
+    data = label(with_bars_of(run, experiment), data_dir)
+    check_same_data(run, data)
+    members = _plan(experiment, data)
+    _go_on(run, experiment, after_step=sum(member.get("steps", 0) for member in run.manifest["members"]))
+    return _train_members(run, members, data_dir, watch)
+
+
+def _plan(experiment: Experiment, data: LabelledPanel) -> list[Member]:
+    """Return the members, once each is known to have bars to train on and to validate by."""
+    members = plan_members(experiment, data.panel)
+    for member in members:
+        require_trainable(experiment, data.panel, member.split)
+    return members
+
+
+def _describe(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
+    if experiment.plain_family is not None:
+        return describe_data(experiment, data, torch.device("cpu"))
+    return describe_training(experiment, data, _untrained(experiment, data))
+
+
+def _train_members(run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher) -> TrainingSummary:
+    """Train each member that is not trained yet, one after the other, until an interrupt."""
+    summaries: list[TrainingSummary] = []
+    for number, member in enumerate(members, start=1):
+        place = {"member": number, "members": len(members), "fold": member.fold, "seed": member.seed}
+        earlier = before(member, members) if run.experiment.warm_starts else None
+        begins_as = run.member(earlier.name) if earlier else None
+        own_watch = partial(_watch_member, watch, place)
+        try:
+            summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
+        except KeyboardInterrupt:  # outside of its steps, of which none is ever cut in two
+            break
+        run.write_manifest(run.manifest | describe_members(run, members))
+        if summaries[-1].stopped == "interrupted":
+            break
+    done = len(summaries) == len(members) and summaries[-1].stopped != "interrupted"
+    skill = build_skill(run.experiment).name
+    summary = summarise(run, summaries, skill, stopped="completed" if done else "interrupted")
+    run.write_manifest(run.manifest | describe_outcome(summary))
+    return summary
+
+
+def _watch_member(watch: Watcher, place: Metrics, metrics: Metrics) -> None:
+    watch(metrics | place)
+
+
+def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path, watch: Watcher) -> TrainingSummary:
+    """Train one member, or go on with it; what it has before its first checkpoint is made again."""
+    done = finished(run, member.experiment)
+    if done is not None:
+        return done
+    if (run.checkpoints / "last.safetensors").is_file():
+        return _resume_one(member.experiment, data_dir, run, watch)
+
+    def create() -> Run:
+        shutil.rmtree(run.path, ignore_errors=True)
+        run.path.mkdir(parents=True)
+        run.write_config(member.experiment)
+        return run
+
+    return _train_one(member.experiment, data_dir, create, watch, earlier)
+
+
+def _train_one(
+    experiment: Experiment, data_dir: Path, create: Callable[[], Run], watch: Watcher, earlier: Run | None = None
+) -> TrainingSummary:
+    """Train one model in the run directory that `create` makes, from the best weights of an `earlier` run if given."""
+    if experiment.plain_family is not None:
+        return train_plain(experiment.plain_family, experiment, data_dir, create)
+    data = prepare(experiment, data_dir)
+    model = _untrained(experiment, data)
+    if earlier is not None:
+        tensors, _ = load_tensors(earlier.checkpoints / "best.safetensors")
+        learned = {name: tensor for name, tensor in tensors.items() if not name.startswith("standardiser.")}
+        model.load_state_dict(learned, strict=False)
+    manifest = describe_training(experiment, data, model)
+    beside = fit_plain_models(experiment, data, experiment.plain_models)
+    run = create()
+    for family, fitted in beside.items():
+        save_plain(run.plain_model(family), fitted.model)
+    run.write_manifest(manifest | {"plain_models": {family: asdict(fitted.score) for family, fitted in beside.items()}})
+    return Trainer(experiment, data, model, run).train(watch)
+
+
+def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
+    """Go on with a run of one model."""
     if experiment.plain_family is not None:
         raise ConfigError(
             f"{run.path}: {experiment.plain_family} is fitted at once and has nothing to go on with; train a new run "
@@ -82,13 +176,18 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     check_same_data(run, data)
     trainer = Trainer(experiment, data, _untrained(experiment, data), run)
     trainer.restore()
-    run.write_manifest(run.manifest | describe_resumption(run, experiment, trainer.progress.step))
-    write_text(run.path / "config.yaml", to_yaml(experiment))
-    run.drop_results()
+    _go_on(run, experiment, after_step=trainer.progress.step)
     return trainer.train(watch)
 
 
-def _untrained(experiment: Experiment, data: TrainingData) -> GridModel:
+def _go_on(run: Run, experiment: Experiment, after_step: int) -> None:
+    """Write into a run by what experiment it goes on, and drop what was made of its models as they were."""
+    run.write_manifest(run.manifest | describe_resumption(run, experiment, after_step))
+    run.write_config(experiment)
+    run.drop_results()
+
+
+def _untrained(experiment: Experiment, data: LabelledPanel) -> GridModel:
     model = build_model(experiment, data.scaler)
     return model.to(pick_device(experiment.training))
 

@@ -20,14 +20,14 @@ from flashtrader.models.precision import device_of
 from flashtrader.models.weights import load_tensors, tensors_digest
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
-from flashtrader.training.data import LabelledPanel, TrainingData
+from flashtrader.training.data import LabelledPanel
 from flashtrader.training.summary import TrainingSummary
 
 _MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
 _RECORDED_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "numba", "scikit-learn", "skops", "safetensors")
 
 
-def describe_training(experiment: Experiment, data: TrainingData, model: GridModel) -> dict[str, Any]:
+def describe_training(experiment: Experiment, data: LabelledPanel, model: GridModel) -> dict[str, Any]:
     """Return the manifest of a run that is about to begin.
 
     Raises BackendError when the attention backend that the experiment names can't run the training's calls.
@@ -124,7 +124,7 @@ def on_period_of(manifest: Manifest, experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": experiment.data.model_copy(update=manifest.period)})
 
 
-def check_same_data(run: Run, data: TrainingData) -> None:
+def check_same_data(run: Run, data: LabelledPanel) -> None:
     """Raise DataError if the stored bars are not those that the run was trained on."""
     trained_on = run.manifest["data"]
     changed = [symbol for symbol, found in data.fingerprints.items() if found != trained_on.get(symbol)]

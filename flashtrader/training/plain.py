@@ -1,7 +1,7 @@
 """Plain models: fitted beside a run before its training begins, or as the run itself."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from flashtrader.errors import ConfigError
 from flashtrader.models.plain import History, PlainModel, fit_plain, save_plain
 from flashtrader.panel.closes import price_panel
 from flashtrader.panel.splits import Rows
-from flashtrader.run import create_run
+from flashtrader.run import Run
 from flashtrader.training.data import LabelledPanel, label
 from flashtrader.training.manifest import describe_data, describe_outcome
 from flashtrader.training.objectives import build_objective, build_skill
@@ -59,12 +59,14 @@ def fit_plain_models(
     return {family: _fit(family, history) for family in families}
 
 
-def train_plain(family: PlainFamily, experiment: Experiment, data_dir: Path, runs_dir: Path) -> TrainingSummary:
-    """Fit a plain model as a run of its own, in a new run directory; its one step is the fit."""
+def train_plain(
+    family: PlainFamily, experiment: Experiment, data_dir: Path, create: Callable[[], Run]
+) -> TrainingSummary:
+    """Fit a plain model as the run that `create` makes once it is fitted; its one step is the fit."""
     data = label(experiment, data_dir)
     fitted = fit_plain_models(experiment, data, [family])[family]
     score = fitted.score
-    run = create_run(runs_dir, experiment)
+    run = create()
     save_plain(run.checkpoints / "best.safetensors", fitted.model)
     with MetricsLog(run, tensorboard=experiment.training.tensorboard) as log:
         log.write({"step": 1} | asdict(score))

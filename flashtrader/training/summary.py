@@ -1,8 +1,30 @@
 """What came of a training."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from flashtrader.run import Run
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a figure differs between models that differ in their seed alone."""
+
+    mean: float
+    deviation: float
+    """Of the sample: with a denominator of one less than there are models."""
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> "Spread":
+        """Return the spread of two figures or more; NaN throughout if one is."""
+        if not np.isfinite(figures).all():
+            return cls(math.nan, math.nan, math.nan, math.nan)
+        return cls(float(np.mean(figures)), float(np.std(figures, ddof=1)), min(figures), max(figures))
 
 
 @dataclass(frozen=True)

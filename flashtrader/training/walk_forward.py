@@ -1,0 +1,193 @@
+"""A run of several models, one for each walk-forward fold and seed: what each is trained as, and how far it is.
+
+Each *member* is a run of its own in the run's members/, with the dates and the seed that make it: trained alone from
+its config.yaml, it would be the same, but for a warm start. It reads no bar after its fold's test part.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from flashtrader.config import Experiment, SplitConfig
+from flashtrader.errors import ConfigError, TrainingError
+from flashtrader.panel.panel import Panel
+from flashtrader.panel.splits import Boundaries, Split, split_by_time, split_into_folds
+from flashtrader.run import Run
+from flashtrader.training.summary import Spread, TrainingSummary
+
+_FINISHED = ("completed", "early")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of a run's models. `fold` counts from 1."""
+
+    name: str
+    fold: int
+    seed: int
+    experiment: Experiment
+    split: Split
+    """Of the whole panel's rows; the member's own panel ends where its test part does."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Trained models, one of each seed, and since when they are the newest that a bar may be forecast with."""
+
+    test_start_ms: int
+    members: tuple[Run, ...]
+
+
+def plan_members(experiment: Experiment, panel: Panel) -> list[Member]:
+    """Return what is trained, in order: each fold, and in it each seed. Raises ConfigError for too short a history."""
+    walks = experiment.split.walk_forward is not None
+    divide = split_into_folds if walks else lambda *arguments: [split_by_time(*arguments)]
+    return [
+        _member(experiment, panel, split, fold, seed)
+        for fold, split in enumerate(divide(panel, experiment.split, experiment.reach_bars), start=1)
+        for seed in _seeds(experiment)
+    ]
+
+
+def _member(experiment: Experiment, panel: Panel, split: Split, fold: int, seed: int) -> Member:
+    walks, first = experiment.split.walk_forward is not None, seed == _seeds(experiment)[0]
+    parts = (f"fold-{fold:02}" if walks else "", "" if experiment.plain_family else f"seed-{seed}")
+    name = "-".join(filter(None, parts))
+    bounds = split.boundaries
+    period = {"start": _time(int(panel.timestamps[0])), "end": _time(bounds.end_ms)}
+    dates = SplitConfig(
+        train=_time(bounds.train_start_ms),
+        validation=_time(bounds.validation_start_ms),
+        test=_time(bounds.test_start_ms),
+        embargo_bars=bounds.embargo_bars,
+    )
+    # Plain models have no seed: they stand beside the fold's first member.
+    training = {"seed": seed, "seeds": ()} | ({} if first else {"plain_models": ()})
+    alone = experiment.model_copy(
+        update={
+            "name": f"{experiment.name}-{name}",
+            "data": experiment.data.model_copy(update=period),
+            "split": dates,
+            "training": experiment.training.model_copy(update=training),
+        }
+    )
+    return Member(name, fold, seed, alone, split)
+
+
+def _seeds(experiment: Experiment) -> tuple[int, ...]:
+    training = experiment.training
+    return training.seeds if training.seeds and experiment.plain_family is None else (training.seed,)
+
+
+def _time(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
+
+
+def before(member: Member, members: Sequence[Member]) -> Member | None:
+    """Return the member of the fold before, of the same seed."""
+    return next((other for other in members if (other.fold, other.seed) == (member.fold - 1, member.seed)), None)
+
+
+def finished(run: Run, experiment: Experiment) -> TrainingSummary | None:
+    """Return what came of a member, if it was trained to its end by this very experiment."""
+    outcome = _outcome(run)
+    if outcome is None or outcome.stopped not in _FINISHED or run.experiment != experiment:
+        return None
+    return outcome
+
+
+def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
+    """Return what the run's manifest says of its folds, of each member so far, and of the plain models beside them."""
+    described = []
+    plain: dict[str, list[dict[str, Any]]] = {}
+    for member in members:
+        own = run.member(member.name)
+        outcome = _outcome(own)
+        progress = {name: value for name, value in vars(outcome).items() if name != "run"} if outcome else {}
+        status = progress.pop("stopped", "waiting")
+        described.append({"name": member.name, "fold": member.fold, "seed": member.seed, "status": status} | progress)
+        for family, score in (own.manifest.get("plain_models", {}) if outcome else {}).items():
+            plain.setdefault(family, []).append(score)
+    folds = {member.fold: asdict(member.split.boundaries) for member in members}
+    means = {
+        family: {name: _mean([score[name] for score in scores]) for name in scores[0]}
+        for family, scores in plain.items()
+    }
+    return {"folds": list(folds.values()), "members": described} | ({"plain_models": means} if means else {})
+
+
+def spread_over_seeds(manifest: dict[str, Any], figure: str) -> Spread | None:
+    """Return how a figure of the members, averaged over the folds, differs from seed to seed; None of one seed."""
+    trained = [member for member in manifest["members"] if member.get(figure) is not None]
+    seeds = sorted({member["seed"] for member in trained})
+    if len(seeds) < 2:
+        return None
+    return Spread.of([_mean([member[figure] for member in trained if member["seed"] == seed]) for seed in seeds])
+
+
+def summarise(run: Run, summaries: Sequence[TrainingSummary], skill: str, *, stopped: str) -> TrainingSummary:
+    """Return what came of the members so far: steps and seconds are sums, the best step, loss and skill means."""
+    return TrainingSummary(
+        run=run,
+        steps=sum(summary.steps for summary in summaries),
+        best_step=round(_mean([summary.best_step for summary in summaries])) if summaries else 0,
+        validation_loss=_mean([summary.validation_loss for summary in summaries]),
+        skill=skill,
+        validation_skill=_mean([summary.validation_skill for summary in summaries]),
+        seconds=sum(summary.seconds for summary in summaries),
+        stopped=stopped,
+    )
+
+
+def trained_folds(run: Run) -> tuple[Fold, ...]:
+    """Return the folds of a run of several models, oldest first; any other run is a fold of itself.
+
+    Raises TrainingError while a member is not trained to its end.
+    """
+    manifest = run.manifest
+    if not run.experiment.has_members:
+        return (Fold(Boundaries.read(manifest.get("split")).test_start_ms, (run,)),)
+    members = manifest.get("members", [])
+    waiting = [member["name"] for member in members if member["status"] not in _FINISHED]
+    if waiting or not members:
+        raise TrainingError(
+            f"{run.path}: {len(waiting)} of {len(members)} models are not trained to their end yet, {waiting[:1]} the "
+            f"first of them; go on with: flashtrader train --resume {run.path}"
+        )
+    return tuple(
+        Fold(
+            Boundaries.read(recorded).test_start_ms,
+            tuple(run.member(member["name"]) for member in members if member["fold"] == fold),
+        )
+        for fold, recorded in enumerate(manifest["folds"], start=1)
+    )
+
+
+def refuse_members(run: Run) -> None:
+    """Raise ConfigError if a run is of several models, where one is needed."""
+    if run.experiment.has_members:
+        names = [member["name"] for member in run.manifest.get("members", [])]
+        raise ConfigError(
+            f"{run.path}: of {len(names)} models, and this is about one; give --run {run.member(names[-1]).path}, or "
+            "another of them"
+        )
+
+
+def _outcome(run: Run) -> TrainingSummary | None:
+    """Return what a member's manifest says came of its training; None before its end."""
+    if not (run.path / "manifest.json").is_file():
+        return None
+    recorded = run.manifest.get("training")
+    if recorded is None:
+        return None
+    figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in recorded.items()}
+    return TrainingSummary(run, **figures)
+
+
+def _mean(figures: Sequence[float | None]) -> float:
+    known = [figure for figure in figures if figure is not None and math.isfinite(figure)]
+    return float(np.mean(known)) if known else math.nan
