@@ -38,6 +38,20 @@ class Fingerprint(_Part):
     last: AwareDatetime
     sha256: Text
 
+    def changed_to(self, now: "Fingerprint | None") -> str | None:
+        """Return in words what is not as it was, as far as a digest of the whole can tell; None where nothing is."""
+        if now == self:
+            return None
+        if now is None:
+            return f"{self._extent} then, none now"
+        if now.model_copy(update={"sha256": self.sha256}) == self:
+            return f"other values in the same {self._extent}"
+        return f"{self._extent} then, {now._extent} now"
+
+    @property
+    def _extent(self) -> str:
+        return f"{self.rows:,} rows from {self.first:%Y-%m-%d %H:%M} to {self.last:%Y-%m-%d %H:%M}"
+
 
 class Division(_Part):
     """How time divides the bars; more of it is recorded than is read here."""
@@ -74,7 +88,25 @@ class Resumption(_Part):
     patience: int | None
 
 
-class Manifest(_Part):
+class Machine(_Part):
+    """What the bits of a training depend on besides the experiment and its data."""
+
+    versions: Mapping[Text, Text]
+    commit: Text | None
+    """Of the sources that ran; None of an installed copy."""
+    device: Text
+    instructions: Text
+    """The CPU's widest that were used: sums of other widths round otherwise."""
+    threads: PositiveInt
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What has to be the same for the same bits, each with its name; threads, which can be chosen, aside."""
+        named = {"sources": self.commit or "installed", "device": self.device, "CPU instructions": self.instructions}
+        return {**self.versions, **named}
+
+
+class Manifest(Machine):
     """Enough to make a run again, and to say what is no longer as it was."""
 
     created: AwareDatetime
@@ -83,13 +115,6 @@ class Manifest(_Part):
     """Resolved: every key has its value."""
     data: Annotated[Mapping[Text, Fingerprint], Field(min_length=1)]
     split: Division
-    versions: Mapping[Text, Text]
-    commit: Text | None
-    """Of the sources that ran; None of an installed copy."""
-    device: Text
-    instructions: Text
-    """The CPU's widest that were used: sums of other widths round otherwise."""
-    threads: PositiveInt
     attention: Attention | None = None
     """None for a plain model."""
     training: Outcome | None = None

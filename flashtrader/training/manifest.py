@@ -18,6 +18,7 @@ from flashtrader.manifest import Manifest, read_manifest
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.models.weights import load_tensors, tensors_digest
+from flashtrader.registry import flatten
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel
@@ -105,7 +106,7 @@ def _commit() -> str | None:
 
 def check_same_experiment(run: Run, experiment: Experiment) -> None:
     """Raise ConfigError if the experiment is not the run's own but for when training stops and what it reports."""
-    old, new = (_flat(described.model_dump(mode="json")) for described in (run.experiment, experiment))
+    old, new = (flatten(described.model_dump(mode="json")) for described in (run.experiment, experiment))
     changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(
@@ -133,11 +134,3 @@ def check_same_data(run: Run, data: LabelledPanel) -> None:
             f"{run.path}: the stored bars of {', '.join(changed)} are not those that this run was trained on; "
             "train a new run, or bring the old bars back"
         )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted paths."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

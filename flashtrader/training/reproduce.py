@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from flashtrader.config import Experiment
-from flashtrader.manifest import Fingerprint, Manifest, read_manifest
-from flashtrader.market.spans import iso_time
+from flashtrader.manifest import Fingerprint, Machine, Manifest, read_manifest
 from flashtrader.models.precision import pick_device
 from flashtrader.panel.loading import fingerprints, load_tables
 from flashtrader.training.loop import Watcher, train_model
@@ -67,41 +66,26 @@ def plan_reproduction(origin: Path, data_dir: Path) -> Reproduction:
         training = experiment.training.model_copy(update={"device": "cpu"})
         experiment = experiment.model_copy(update={"training": training})
     stored = fingerprints(load_tables(experiment, data_dir))
-    machine = describe_machine(experiment, pick_device(experiment.training))
+    machine = Machine.model_validate(describe_machine(experiment, pick_device(experiment.training)))
     return Reproduction(
         origin, manifest, experiment, _data_changes(manifest, stored), _machine_changes(manifest, machine)
     )
 
 
 def _data_changes(manifest: Manifest, stored: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    changes = []
-    for symbol, found in stored.items():
-        then, now = manifest.data.get(symbol), Fingerprint.model_validate(found)
-        if then is None:
-            changes.append(f"{symbol}: the manifest does not tell its bars")
-        elif (then.rows, then.first, then.last) != (now.rows, now.first, now.last):
-            changes.append(f"{symbol}: {_extent(then)} then, {_extent(now)} now")
-        elif then != now:
-            changes.append(f"{symbol}: other values in the same {_extent(then)}")
-    return tuple(changes)
-
-
-def _extent(bars: Fingerprint) -> str:
-    first, last = (iso_time(round(time.timestamp() * 1_000)) for time in (bars.first, bars.last))
-    return f"{bars.rows:,} rows from {first} to {last}"
-
-
-def _machine_changes(manifest: Manifest, now: Mapping[str, Any]) -> tuple[str, ...]:
-    pairs = {
-        **{name: (then, now["versions"].get(name)) for name, then in manifest.versions.items()},
-        "sources": (manifest.commit, now["commit"]),
-        "device": (manifest.device, now["device"]),
-        "CPU instructions": (manifest.instructions, now["instructions"]),
+    changes = {
+        symbol: then.changed_to(Fingerprint.model_validate(stored[symbol]) if symbol in stored else None)
+        for symbol, then in manifest.data.items()
     }
+    return tuple(f"{symbol}: {change}" for symbol, change in changes.items() if change)
+
+
+def _machine_changes(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
+    here = machine.parts
     changes = [
-        f"{name}: {then or 'unknown'} then, {here or 'none'} now"
-        for name, (then, here) in pairs.items()
-        if then != here
+        f"{name}: {then} then, {here.get(name, 'none')} now"
+        for name, then in manifest.parts.items()
+        if here.get(name) != then
     ]
     if manifest.threads > _cores():
         changes.append(f"threads: {manifest.threads} then, {_cores()} cores now")

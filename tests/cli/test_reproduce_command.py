@@ -97,7 +97,7 @@ def test_changed_data_are_refused_symbol_by_symbol(place: Place) -> None:
     store_bars(place.root / "other", "BBB", markets()["BBB"].assign(volume=1.0))
     outcome = again(place, data="other")
     assert outcome.exit_code == 1
-    assert "AAA: 600 rows from 1970-01-05T04:00:00Z to 1970-01-30T03:00:00Z then, 598 rows" in outcome.err
+    assert "AAA: 600 rows from 1970-01-05 04:00 to 1970-01-30 03:00 then, 598 rows" in outcome.err
     assert "BBB: other values in the same 600 rows" in outcome.err
     assert not (place.root / "again").exists()
 
