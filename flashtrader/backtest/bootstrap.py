@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from flashtrader.backtest.significance import autocovariances, correlated_lags
+from flashtrader.backtest.significance import tapered_autocovariances
 
 Floats = NDArray[np.float64]
 NUM_HISTORIES = 2_000
@@ -36,15 +36,12 @@ def block_bars(values_T: Floats) -> float:
     Politis & White (2009).
     """
     num_bars = len(values_T)
-    bandwidth = 2 * max(correlated_lags(values_T), 1)
-    covariance = autocovariances(values_T, bandwidth)
-    lags = np.arange(bandwidth + 1)
-    flat_top = np.minimum(1.0, 2 * (1 - lags / bandwidth)) * covariance
-    spectrum = flat_top[0] + 2 * flat_top[1:].sum()
-    slope = 2 * (lags * flat_top).sum()
+    covariance = tapered_autocovariances(values_T)
+    spectrum = covariance[0] + 2 * covariance[1:].sum()
+    slope = 2 * float(np.arange(len(covariance)) @ covariance)
     if spectrum <= 0:
         return 1.0
-    best = (2 * slope**2 / (2 * spectrum**2) * num_bars) ** (1 / 3)
+    best = ((slope / spectrum) ** 2 * num_bars) ** (1 / 3)
     return float(np.clip(best, 1.0, math.ceil(min(3 * math.sqrt(num_bars), num_bars / 3))))
 
 

@@ -127,19 +127,26 @@ def correlated_lags(values_T: Floats) -> int:
     return longest - run
 
 
-def autocorrelated_annual_sharpe(returns_T: Floats, bars_per_year: float) -> float:
-    """Return the annual Sharpe ratio with the returns' autocorrelation accounted for: Lo (2002), equation 20.
+def tapered_autocovariances(values_T: Floats) -> Floats:
+    """Return the autocovariances that matter, from lag 0 on: whole to the lag where they cease to, then fading to zero.
 
-    Autocorrelations count up to the lag where they cease to matter, with the weights of Newey & West (1987), which
-    keep the variance of a year positive. NaN where there is no Sharpe ratio.
+    The flat-top window of Politis & Romano (1995), as wide as Politis (2003) proposes.
+    """
+    bandwidth = 2 * max(correlated_lags(values_T), 1)
+    taper = np.minimum(1.0, 2 * (1 - np.arange(bandwidth + 1) / bandwidth))
+    return taper * autocovariances(values_T, bandwidth)
+
+
+def autocorrelated_annual_sharpe(returns_T: Floats, bars_per_year: float) -> float:
+    """Return the annual Sharpe ratio with the returns' autocorrelations that matter: Lo (2002), equation 20.
+
+    NaN where there is no ratio, or the autocorrelations leave a year no variance.
     """
     ratio = sharpe(returns_T, bars_per_year=1)
     if math.isnan(ratio):
         return math.nan
-    num_lags = correlated_lags(returns_T)
-    covariance = autocovariances(returns_T, num_lags)
-    weights = 1 - np.arange(1, num_lags + 1) / (num_lags + 1)
-    return ratio * annualisation_factor(weights * covariance[1:] / covariance[0], bars_per_year)
+    covariance = tapered_autocovariances(returns_T)
+    return ratio * annualisation_factor(covariance[1:] / covariance[0], bars_per_year)
 
 
 def break_even_cost_bps(returns_T: Floats, cost_T: Floats, volume_T: Floats) -> float:

@@ -18,7 +18,7 @@ from flashtrader.backtest.result import BacktestResult
 
 MIN_RETURNS = 30
 _CONFIDENCE = 0.95
-_IMPLAUSIBLE_SHARPE = 5.0
+_IMPLAUSIBLE_SHARPE = 4.0
 
 
 class Finding(StrEnum):
@@ -107,7 +107,7 @@ def _shortness(significance: Significance) -> str:
         return f"{sharpe.bars} returns of at least {MIN_RETURNS}"
     if math.isnan(sharpe.annual):
         return "no two returns differ"
-    return f"returns so uneven take {needed:,.0f} bars to show Sharpe {_number(sharpe.annual)}, and these are {sharpe.bars:,}"
+    return f"{sharpe.bars:,} returns, so uneven that Sharpe {_number(sharpe.annual)} takes {needed:,.0f} to show"
 
 
 def _luck(significance: Significance) -> str:

@@ -66,7 +66,7 @@ def mean_score(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: in
     known = [influence_T for influence_T in influences if influence_T is not None]
     return MeanScore(
         ic=_mean([score.ic for score in scores]),
-        ic_error=long_run_error(np.mean(known, axis=0), lags=horizon_bars - 1) if known else math.nan,
+        ic_error=horizon_error(np.mean(known, axis=0), horizon_bars) if known else math.nan,
         r2=_mean([score.r2 for score in scores]),
         skill=_mean([score.skill for score in scores]),
         direction=_mean([score.direction for score in scores]),
@@ -92,7 +92,7 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
         symbol=symbol,
         bars=len(outcome),
         ic=_correlation(forecast, outcome),
-        ic_error=correlation_error(forecast, outcome, lags=horizon_bars - 1),
+        ic_error=correlation_error(forecast, outcome, horizon_bars),
         ic_stride_mean=float(np.nanmean(strides)) if np.isfinite(strides).any() else math.nan,
         rank_ic=_correlation(_ranks(forecast), _ranks(outcome)),
         r2=1 - _ratio(np.square(error).sum(), np.square(outcome).sum()),
@@ -103,14 +103,13 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
     )
 
 
-def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64], lags: int) -> float:
-    """Return the standard error of the correlation of two series (T,) whose products are correlated up to `lags` bars.
+def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64], horizon_bars: int) -> float:
+    """Return the standard error of the correlation of two series (T,), NaN where there is none.
 
-    Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y, with the
-    long-run variance of Newey & West (1987). `lags` is at least horizon − 1 where horizons overlap.
+    Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y.
     """
     influence_T = influence(forecast, outcome)
-    return math.nan if influence_T is None else long_run_error(influence_T, lags)
+    return math.nan if influence_T is None else horizon_error(influence_T, horizon_bars)
 
 
 def influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -126,6 +125,21 @@ def influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> ND
     influence_T = np.zeros(len(both_T))
     influence_T[both_T] = (x * y - (x * y).mean() * (x**2 + y**2) / 2) * len(both_T) / len(x)
     return influence_T
+
+
+def horizon_error(influence_T: NDArray[np.float64], horizon_bars: int) -> float:
+    """Return the standard error of the mean of a series around zero that looks `horizon_bars` ahead at every bar.
+
+    Hansen & Hodrick (1980), Forward Exchange Rates as Optimal Predictors of Future Spot Rates: autocovariances up to
+    h − 1, all of one weight, because without skill there are none beyond. Weights that fall with the lag would leave
+    out a third of what overlapping horizons add. Where the sum is not positive, they stand in: Newey & West (1987).
+    """
+    variance = float(influence_T @ influence_T)
+    for lag in range(1, min(horizon_bars, len(influence_T))):
+        variance += 2 * float(influence_T[lag:] @ influence_T[:-lag])
+    if variance <= 0:
+        return long_run_error(influence_T, horizon_bars - 1)
+    return math.sqrt(variance) / len(influence_T)
 
 
 def long_run_error(influence_T: NDArray[np.float64], lags: int) -> float:

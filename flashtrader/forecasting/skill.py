@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from flashtrader.forecasting.scores import influence, long_run_error
+from flashtrader.forecasting.scores import horizon_error, influence
 from flashtrader.training.correlation import information_coefficient
 
 Floats = NDArray[np.float64]
@@ -145,7 +145,7 @@ def _coefficient(forecasts_TK: Floats, outcomes_TK: Floats, horizon_bars: int) -
         return _estimate(math.nan, math.nan)
     return _estimate(
         _mean(information_coefficient(forecasts_TK, outcomes_TK)),
-        long_run_error(np.mean(known, axis=0), horizon_bars - 1),
+        horizon_error(np.mean(known, axis=0), horizon_bars),
     )
 
 
@@ -157,7 +157,7 @@ def _cross_section(forecasts_TK: Floats, outcomes_TK: Floats, horizon_bars: int)
     if not len(coefficients):
         return None
     mean = float(coefficients.mean())
-    return _estimate(mean, long_run_error(coefficients - mean, horizon_bars - 1))
+    return _estimate(mean, horizon_error(coefficients - mean, horizon_bars))
 
 
 def _strides(forecasts_TK: Floats, outcomes_TK: Floats, horizon_bars: int) -> Strides:
@@ -194,19 +194,15 @@ def diebold_mariano(gains_T: Floats, horizon_bars: int) -> tuple[float, float]:
     """Return statistic and two-sided p-value of a mean gain in loss over h bars, positive where there is a gain.
 
     Diebold & Mariano (1995), Comparing Predictive Accuracy, with the correction for small samples and the Student-t
-    distribution of Harvey, Leybourne & Newbold (1997). Its variance, of autocovariances up to h − 1, can come out
-    negative: then they are weighted as Newey & West (1987) do. NaN where the gains do not vary, or are no more than h.
+    distribution of Harvey, Leybourne & Newbold (1997). NaN where the gains do not vary, or are no more than h.
     """
     num_bars = len(gains_T)
     deviations_T = gains_T - gains_T.mean()
     if num_bars <= horizon_bars or not deviations_T.any():
         return math.nan, math.nan
-    lags = range(1, horizon_bars)
-    covariances = [float(deviations_T[lag:] @ deviations_T[:-lag]) for lag in lags]
-    variance = float(deviations_T @ deviations_T) + 2 * sum(covariances)
-    error = math.sqrt(variance) / num_bars if variance > 0 else long_run_error(deviations_T, horizon_bars - 1)
     h, n = horizon_bars, num_bars
-    statistic = float(gains_T.mean()) / error * math.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
+    correction = math.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
+    statistic = correction * float(gains_T.mean()) / horizon_error(deviations_T, h)
     return statistic, float(2 * t.sf(abs(statistic), n - 1))
 
 

@@ -55,7 +55,7 @@ def test_nothing_known_yet_gives_no_number() -> None:
 def test_without_overlap_the_error_is_the_textbook_one() -> None:
     generator = np.random.default_rng(1)
     forecast, outcome = generator.normal(size=(2, 4_000))
-    assert correlation_error(forecast, outcome, lags=0) == pytest.approx(1 / math.sqrt(4_000), rel=0.1)
+    assert correlation_error(forecast, outcome, horizon_bars=1) == pytest.approx(1 / math.sqrt(4_000), rel=0.1)
 
 
 def test_the_error_covers_zero_where_overlapping_horizons_only_look_related() -> None:
