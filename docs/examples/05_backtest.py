@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flashtrader.backtest.assessment import assess
 from flashtrader.backtest.experiment import backtest_run
 from flashtrader.backtest.metrics import Metrics
 from flashtrader.backtest.outputs import write_backtest
-from flashtrader.config import Experiment, to_yaml
+from flashtrader.config import Experiment
 from flashtrader.report.tearsheet import write_report
 from flashtrader.run import find_run
 
@@ -66,12 +67,17 @@ years = len(hourly) / 8_760
 print(f"   one standard error of a Sharpe ratio from {years:.2f} years: about {1 / math.sqrt(years):.1f} (Lo 2002)")
 
 print("\n5. The report\n")
-write_backtest(result, run.path, experiment.model_dump(mode="json"))
+assessment = assess(
+    result, forecasts=made.forecasts, outcomes=made.outcomes, horizon_bars=experiment.panel.target.horizon_bars
+)
+print(f"   {assessment.verdict}\n")
+write_backtest(result, run.path, experiment.model_dump(mode="json"), assessment)
 report = write_report(
     result,
     run.path,
     title=run.name,
-    config_yaml=to_yaml(experiment),
+    experiment=experiment,
+    assessment=assessment,
     manifest=run.manifest,
     forecasts=made.forecasts,
     outcomes=made.outcomes,

@@ -69,7 +69,6 @@ def backtest(
     from flashtrader.backtest.assessment import assess
     from flashtrader.backtest.outputs import write_backtest
     from flashtrader.backtest.trials import record_trial
-    from flashtrader.config import to_yaml
     from flashtrader.report.tearsheet import write_report
 
     assessment = assess(
@@ -84,7 +83,7 @@ def backtest(
         made.result,
         directory,
         title=Run(directory).name,
-        config_yaml=to_yaml(experiment),
+        experiment=experiment,
         manifest=manifest,
         forecasts=made.forecasts,
         outcomes=made.outcomes,

@@ -97,3 +97,10 @@ METRIC_NAMES = (
 
 SKILL_LABELS = {"ic": "IC", "macro_f1": "macro F1", "sharpe": "Sharpe ratio"}
 """What a training calls the skill of its evaluations, in words."""
+
+_SERIES = {"buy_and_hold": "Buy and hold", "dlinear": "DLinear"}
+
+
+def series_name(key: str) -> str:
+    """Return what a reference or plain model of backtest.json is called in words."""
+    return _SERIES.get(key, key.capitalize())

@@ -1,10 +1,13 @@
-"""What the pictures show, as numbers: drawdown, returns by month, outcomes by forecast."""
+"""What the charts show, as numbers: drawdowns, returns by month, rolling figures, outcomes by forecast."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from flashtrader.interval import DAY_MS
 
 Floats = NDArray[np.float64]
 Timestamps = NDArray[np.int64]
@@ -12,6 +15,10 @@ Timestamps = NDArray[np.int64]
 _NUM_GROUPS = 10
 _MIN_GROUP = 10  # forecasts in a group, below which its mean says nothing
 _NUM_CLUSTERS = 40
+_MAX_PERIODS = 80
+_WINDOW_DAYS = (365, 90, 30, 7)
+_MIN_WINDOWS = 3
+_PERIODS = {"day": "D", "week": "W", "month": "M", "quarter": "Q", "year": "Y"}
 
 
 class Curve(NamedTuple):
@@ -31,9 +38,66 @@ class Group(NamedTuple):
     num_pairs: int
 
 
+class Dip(NamedTuple):
+    """A stretch of bars below an earlier peak of equity; times are the bars', in ms."""
+
+    depth: float
+    """Lowest equity over the peak, less one."""
+    peak_ms: int
+    lowest_ms: int
+    recovered_ms: int | None
+    """When equity was back at the peak; None where it was not."""
+
+
 def drawdown(equity_T: Floats) -> Floats:
     """Return equity over its highest so far, minus one: 0 at a new high, -1 at ruin."""
     return equity_T / np.maximum.accumulate(equity_T) - 1
+
+
+def deepest_dips(curve: Curve, most: int = 5) -> list[Dip]:
+    """Return the deepest stretches below an earlier peak, deepest first; at most `most`."""
+    depth_T = drawdown(curve.equity)
+    below_T = np.concatenate([[False], depth_T < 0, [False]])
+    first_D, past_D = np.flatnonzero(np.diff(below_T.astype(np.int8))).reshape(-1, 2).T
+    dips = []
+    for first, past in zip(first_D, past_D, strict=True):
+        lowest = first + int(np.argmin(depth_T[first:past]))
+        back = int(curve.timestamps[past]) if past < len(depth_T) else None
+        dips.append(Dip(float(depth_T[lowest]), int(curve.timestamps[first - 1]), int(curve.timestamps[lowest]), back))
+    return sorted(dips)[:most]
+
+
+def rolling_window_days(timestamps: Timestamps) -> int | None:
+    """Return the longest window, of those in use, that the period holds at least three times; None where none is."""
+    days = (timestamps[-1] - timestamps[0]) / DAY_MS
+    return next((window for window in _WINDOW_DAYS if days >= _MIN_WINDOWS * window), None)
+
+
+def rolling_sharpe(curve: Curve, window_bars: int, bars_per_year: float) -> Curve:
+    """Return the annualised Sharpe ratio of the last `window_bars` returns, at each bar that has as many.
+
+    NaN where equity did not move.
+    """
+    returns = pd.Series(curve.equity[1:] / curve.equity[:-1] - 1).rolling(window_bars)
+    deviation_T = returns.std().to_numpy()[window_bars - 1 :]
+    mean_T = returns.mean().to_numpy()[window_bars - 1 :]
+    flat_T = ~(deviation_T > 1e-12)
+    ratio_T = np.where(flat_T, np.nan, mean_T / np.where(flat_T, 1.0, deviation_T)) * math.sqrt(bars_per_year)
+    return Curve(curve.timestamps[window_bars:], ratio_T)
+
+
+def period_sums(timestamps: Timestamps, values_T: Floats) -> tuple[str, Timestamps, Floats]:
+    """Return the sums of `values_T` by day, week, month, quarter or year, whichever first makes at most 80 of them.
+
+    The name of the period comes first, then when each period begins, in ms.
+    """
+    times = pd.to_datetime(timestamps, unit="ms")
+    for name, code in _PERIODS.items():
+        starts_T = times.to_period(code).start_time.as_unit("ms").asi8
+        starts_P, place_T = np.unique(starts_T, return_inverse=True)
+        if len(starts_P) <= _MAX_PERIODS or name == "year":
+            return name, starts_P, np.bincount(place_T, weights=values_T).astype(np.float64)
+    raise AssertionError
 
 
 def monthly_returns(curve: Curve) -> tuple[list[int], Floats, Floats]:
