@@ -47,12 +47,14 @@ class CostRates:
 
     def times(self, multiple: float) -> Self:
         """Return the rates of costs that are so many times these."""
-        scaled = {
-            name: value if value is None else value * multiple
-            for name, value in vars(self).items()
-            if name != "impact_exponent"
-        }
-        return replace(self, **scaled)
+        return replace(
+            self,
+            fee_bps=multiple * self.fee_bps,
+            half_spread_bps=multiple * self.half_spread_bps,
+            slippage_bps=multiple * self.slippage_bps,
+            slippage_TA=None if self.slippage_TA is None else multiple * self.slippage_TA,
+            impact_TA=None if self.impact_TA is None else multiple * self.impact_TA,
+        )
 
     def rows(self, first: int, end: int) -> Self:
         """Return the rates of some of the steps."""

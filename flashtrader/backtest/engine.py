@@ -112,20 +112,13 @@ def simulate(
     if prices_TA.ndim != 2 or prices_TA.shape != weights_TA.shape:
         raise DataError(f"prices {prices_TA.shape} and weights {weights_TA.shape} must be of one shape (steps, assets)")
     shape = prices_TA.shape
-    given = [
-        np.broadcast_to(np.asarray(missing if values is None else values, np.float64), shape)
-        for values, missing in (
-            (funding_TA, 0.0),
-            (slippage_TA, 0.0),
-            (impact_TA, 0.0),
-            (low_TA, np.nan),
-            (high_TA, np.nan),
-        )
-    ]
+
+    def full(values: ArrayLike | None, missing: float) -> Floats:
+        return np.broadcast_to(np.asarray(missing if values is None else values, np.float64), shape)
 
     # numpy allocates large arrays in huge pages, numba does not: half of the time would go to page faults. The zeros
     # are pages that nothing touches unless costs vary or positions are liquidated.
-    every_step, where_asked = np.empty((5, shape[0])), np.zeros((3, shape[0]))
+    every_step, where_asked = np.empty((5, len(prices_TA))), np.zeros((3, len(prices_TA)))
     outputs = Simulation._make([*every_step, *where_asked, *(np.empty_like(prices_TA) for _ in range(2))])
     rules = _Rules(
         initial_equity=float(initial_equity),
@@ -137,7 +130,17 @@ def simulate(
         liquidation_rate=liquidation_fee_bps / 1e4,
         costs_vary=slippage_TA is not None or impact_TA is not None,
     )
-    steps = _trade(prices_TA, weights_TA, *given, rules, outputs)
+    steps = _trade(
+        prices_TA,
+        weights_TA,
+        full(funding_TA, 0.0),
+        full(slippage_TA, 0.0),
+        full(impact_TA, 0.0),
+        full(low_TA, np.nan),
+        full(high_TA, np.nan),
+        rules,
+        outputs,
+    )
     simulation = Simulation._make(values[:steps] for values in outputs)
     if not np.isfinite(simulation.equity_T).all():
         step = int(np.argmin(np.isfinite(simulation.equity_T)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flashtrader.backtest.policy import target_weights
+from flashtrader.backtest.policy import policy_weights
 from flashtrader.backtest.prices import union_clock
 from flashtrader.backtest.result import BacktestResult, run_backtest
 from flashtrader.backtest.signals import read_signals
@@ -15,6 +15,8 @@ from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, digests_between
+from flashtrader.market.funding import FundingHistory
+from flashtrader.market.funding_store import load_funding
 from flashtrader.market.store import load_bars, stored_source
 from flashtrader.panel.splits import Boundaries
 from flashtrader.panel.targets import horizon_log_returns
@@ -63,7 +65,7 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     forecasts = forecasts[test_start:]
     filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
     until_filled = {symbol: table[table["timestamp"] <= clock_T[filled_by]] for symbol, table in bars.items()}
-    return _trade_forecasts(forecasts, bars, until_filled, experiment, plain)
+    return _trade_forecasts(forecasts, bars, until_filled, experiment, _funding(experiment, data_dir), plain)
 
 
 def _plain_forecasts(path: Path, beside: pd.DataFrame) -> pd.DataFrame:
@@ -108,8 +110,8 @@ def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_for
     signals = read_signals(path, union_clock(bars.values()), experiment.data.symbols, interval)
     _check_same_target(path, signals, experiment, are_forecasts=are_forecasts)
     if are_forecasts:
-        return _trade_forecasts(signals, bars, bars, experiment)
-    return Backtest(run_backtest(bars, signals, interval, experiment.backtest))
+        return _trade_forecasts(signals, bars, bars, experiment, _funding(experiment, data_dir))
+    return Backtest(run_backtest(bars, signals, interval, experiment.backtest, funding=_funding(experiment, data_dir)))
 
 
 def _check_same_target(path: Path, signals: pd.DataFrame, experiment: Experiment, *, are_forecasts: bool) -> None:
@@ -131,17 +133,18 @@ def _trade_forecasts(
     known: Mapping[str, Bars],
     traded: Mapping[str, Bars],
     experiment: Experiment,
+    funding: Mapping[str, FundingHistory] | None,
     plain: Mapping[str, pd.DataFrame] | None = None,
 ) -> Backtest:
     """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show.
 
     Forecasts that are weights already have no outcome.
     """
-    weights = target_weights(forecasts, experiment.policy)
+    weights = policy_weights(forecasts, known, experiment)
     beside = {
-        name: target_weights(table.loc[forecasts.index], experiment.policy) for name, table in (plain or {}).items()
+        name: policy_weights(table.loc[forecasts.index], known, experiment) for name, table in (plain or {}).items()
     }
-    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest, beside)
+    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest, beside, funding)
     if experiment.policy.kind == "weights":
         return Backtest(result)
     return Backtest(
@@ -149,6 +152,10 @@ def _trade_forecasts(
         forecasts=forecasts,
         outcomes=_outcomes(known, experiment).reindex(forecasts.index),
     )
+
+
+def _funding(experiment: Experiment, data_dir: Path) -> dict[str, FundingHistory] | None:
+    return load_funding(experiment.data, data_dir) if experiment.backtest.funding_rate == "fetched" else None
 
 
 def _outcomes(bars: Mapping[str, Bars], experiment: Experiment) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.interval import DAY_MS, Interval
+from flashtrader.market.funding import FundingHistory
 
 FUNDING_HOURS = 8
 _FUNDING_MS = FUNDING_HOURS * DAY_MS // 24
@@ -66,19 +67,21 @@ def extremes(
 
 
 def settled_funding(
-    settlements: Mapping[str, pd.DataFrame], symbols: Sequence[str], times_T: NDArray[np.int64]
+    funding: Mapping[str, FundingHistory], symbols: Sequence[str], fills: FillPrices
 ) -> NDArray[np.float64]:
     """Return the rates that longs of each asset pay at each step, (T, A): of the settlements since the step before.
 
-    settlements: of each symbol, columns `timestamp` and `rate`. A step pays for those of its own time too; the first
-    pays none, for nothing was held before it.
+    A step pays for those of its own time too; the first pays none, for nothing was held before it. Raises DataError
+    where a settlement may be missing between an asset's first price and its last.
     """
-    rates_TA = np.zeros((len(times_T), len(symbols)))
+    rates_TA = np.zeros(fills.prices_TA.shape)
     for a, symbol in enumerate(symbols):
-        table = settlements[symbol]
-        steps = np.searchsorted(times_T, table["timestamp"].to_numpy(np.int64))
-        paid = (steps > 0) & (steps < len(times_T))
-        np.add.at(rates_TA[:, a], steps[paid], table["rate"].to_numpy(np.float64)[paid])
+        priced = np.flatnonzero(np.isfinite(fills.prices_TA[:, a]))
+        if len(priced):
+            first_ms, last_ms = (int(fills.times_T[step]) for step in priced[[0, -1]])
+            settled = funding[symbol].during(first_ms, last_ms)
+            steps = np.searchsorted(fills.times_T, settled["timestamp"].to_numpy(np.int64))
+            np.add.at(rates_TA[:, a], steps, settled["rate"].to_numpy(np.float64))
     return rates_TA
 
 

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 from flashtrader.backtest.costs import CostParts, CostRates, cost_rates
 from flashtrader.backtest.engine import Floats, Simulation, simulate
 from flashtrader.backtest.metrics import Metrics, measure
-from flashtrader.backtest.prices import constant_funding, extremes, fill_prices, settled_funding, union_clock
+from flashtrader.backtest.prices import (
+    FillPrices,
+    constant_funding,
+    extremes,
+    fill_prices,
+    settled_funding,
+    union_clock,
+)
 from flashtrader.backtest.reference import buy_and_hold_weights
 from flashtrader.backtest.signals import check_signals
 from flashtrader.config import BacktestConfig
 from flashtrader.errors import DataError
 from flashtrader.interval import DAY_MS, Interval
+from flashtrader.market.funding import FundingHistory
 from flashtrader.market.spans import iso_time
 
 COST_MULTIPLES = (0, 1, 2, 3)
@@ -112,16 +120,16 @@ def run_backtest(
     interval: Interval,
     config: BacktestConfig,
     plain: Mapping[str, pd.DataFrame] | None = None,
-    funding: Mapping[str, pd.DataFrame] | None = None,
+    funding: Mapping[str, FundingHistory] | None = None,
 ) -> BacktestResult:
     """Trade target weights on bars, from the first bar with a row of weights to the last that has a fill price.
 
     bars: a bar table per symbol. weights: index or column `time` (the decision bars' opening times), a column per
     symbol or for some of them; NaN is no order, and a bar without a row is one of NaN. plain: the weights of plain
-    models, with the same rows and columns. funding: of each symbol, every settlement of the period, columns `timestamp`
-    and `rate`; for `funding_rate: fetched`.
+    models, with the same rows and columns. funding: of each symbol, what is stored; for `funding_rate: fetched`.
     At the last bar no order is placed: nothing that follows could tell what it earned.
-    Raises DataError for weights that don't fit the bars, and where no bar is left to fill them.
+    Raises DataError for weights that don't fit the bars, where no bar is left to fill them, and for fetched funding
+    that does not cover the backtest.
     """
     clock_T = union_clock(bars.values())
     weights = check_signals(weights, clock_T, tuple(bars), interval, "weights")
@@ -142,13 +150,12 @@ def run_backtest(
         weights_TA[rows[filled]] = weights.to_numpy()[filled]
         return weights_TA
 
-    match config.funding_rate:
-        case None:
-            rates_TA = None
-        case "fetched":
-            rates_TA = settled_funding(funding or {}, symbols, times_T)
-        case rate:
-            rates_TA = constant_funding(times_T, rate)
+    if config.funding_rate == "fetched":
+        if funding is None:
+            raise DataError("backtest.funding_rate: fetched, and no funding was given")
+        rates_TA = settled_funding(funding, symbols, FillPrices(prices_TA, times_T))
+    else:
+        rates_TA = None if config.funding_rate is None else constant_funding(times_T, config.funding_rate)
     low_TA, high_TA = (values_TA[first:][: len(times_T)] for values_TA in extremes(bars, symbols, clock_T))
     costs = cost_rates(config, bars, symbols, clock_T, interval).rows(first, first + len(times_T))
     bars_per_year = interval.bars_per_year(config.calendar)

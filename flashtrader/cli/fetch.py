@@ -10,6 +10,7 @@ import typer
 
 from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, milliseconds, say, show
 from flashtrader.cli.fetch_books import BookOptions, fetch_books
+from flashtrader.cli.fetch_funding import fetch_funding
 
 if TYPE_CHECKING:
     from flashtrader.interval import Interval
@@ -32,6 +33,7 @@ class Kind(StrEnum):
 
     BARS = "bars"
     ORDERBOOK = "orderbook"
+    FUNDING = "funding"
 
 
 class Category(StrEnum):
@@ -47,7 +49,7 @@ def fetch(
         SourceChoice, typer.Option("--source", help="Where from: bybit, yahoo, file or simulated.", metavar="<name>")
     ] = SourceChoice.BYBIT,
     kind: Annotated[
-        Kind, typer.Option("--kind", help="Bars, or the order book: recorded live, or of a file.")
+        Kind, typer.Option("--kind", help="Bars, the order book (recorded live, or of a file), or perpetuals' funding.")
     ] = Kind.BARS,
     category: Annotated[
         Category, typer.Option("--category", help="Bybit's USDT perpetuals or its spot market.")
@@ -101,7 +103,7 @@ def fetch(
     runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
-    """Store the closed bars of markets, or their order books; a history that is there is only extended."""
+    """Store the bars, order books or funding of markets; a history that is there is only extended."""
     from flashtrader.config import DataConfig
     from flashtrader.errors import ConfigError
     from flashtrader.interval import Interval
@@ -120,10 +122,14 @@ def fetch(
         fetch_books(data, path, base_url, book_options, data_dir, as_json)
         return
     _refuse(book_options.given, "orderbook")
+    span_ms = milliseconds("--start", start), milliseconds("--end", end)
+    if kind is Kind.FUNDING:
+        _refuse([name for name, value in {"--interval": interval, "--noise-only": noise_only}.items() if value], "bars")
+        fetch_funding(data, path, base_url, span_ms, data_dir, as_json)
+        return
     bar_interval = Interval.parse(interval or "60")
     store = Store(data_dir)
     from_source = open_source(data, path, base_url)
-    span_ms = milliseconds("--start", start), milliseconds("--end", end)
     try:
         with _Progress() as progress:
             reports = market.fetch(from_source, store, names, bar_interval, *span_ms, progress.update)

@@ -18,7 +18,7 @@ import difflib
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +41,8 @@ _MAX_BYTES = 4 * 2**30
 _MAX_CELLS = 10**9
 _SUFFIXES = (".parquet", ".csv")
 # The last two are what pandas makes of an index without a name, in Parquet and in CSV.
-_TIME_COLUMNS = ("timestamp", "open_time", "time", "datetime", "date", "__index_level_0__", "")
+_UNNAMED = ("__index_level_0__", "")
+_TIME_COLUMNS = ("timestamp", "open_time", "time", "datetime", "date", *_UNNAMED)
 _NAMES_SHOWN = 12
 # Times since 1970 below a limit are in a unit of so many ms: today's lie well inside each range.
 _UNITS_MS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3), (1e20, 1e-6))
@@ -120,6 +121,19 @@ class FileSource:
         return closed
 
 
+def read_market(path: Path, symbol: str, values: Sequence[str], times: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the times, as `timestamp` in ms, and one column of numbers of a market's rows, as they are in a file.
+
+    values, times: the names, in lower case, that this column and that of the times may have; those of bars will do too.
+    Raises UnknownSymbolError, SourceError and DataError as the files of bars do.
+    """
+    table = _read(path)
+    rows = table.rows_of(symbol)
+    time_column = table.first_of((*times, *_TIME_COLUMNS), "times")
+    value_column = table.first_of(values, values[0] + "s")
+    return pd.DataFrame({"timestamp": rows.times(time_column), value_column: rows.numbers(value_column)})
+
+
 @dataclass(frozen=True)
 class _Table:
     """A file's columns as they are, and what they mean."""
@@ -127,13 +141,29 @@ class _Table:
     path: Path
     columns: pa.Table
 
+    @property
+    def _names(self) -> dict[str, str]:
+        return {name.lower(): name for name in reversed(self.columns.column_names)}
+
+    def first_of(self, choices: Sequence[str], what: str) -> str:
+        """Return the first of some columns that is there. Raises DataError, which calls it `what`."""
+        found = next((self._names[name] for name in choices if name in self._names), None)
+        if found is None:
+            known = ", ".join(name for name in choices if name not in _UNNAMED)
+            raise DataError(f"{self.path}: no column of {what}; name it one of {known}; found {self._found}")
+        return found
+
+    def rows_of(self, symbol: str) -> "_Rows":
+        """Return the rows of one market, by the column `symbol` or the name of the file. Raises UnknownSymbolError."""
+        if "symbol" in self._names:
+            return self._rows_of(symbol, self._names["symbol"])
+        self._check_file_name(symbol)
+        return _Rows(self.columns, f"{self.path}: {symbol}")
+
     def market(self, symbol: str) -> Bars:
         """Return the rows of one market that have a price, not validated. Raises UnknownSymbolError, DataError."""
-        names = {name.lower(): name for name in reversed(self.columns.column_names)}
-        time_column = next((names[name] for name in _TIME_COLUMNS if name in names), None)
-        if time_column is None:
-            known = ", ".join(filter(None, _TIME_COLUMNS[:-2]))
-            raise DataError(f"{self.path}: no column of times; name it one of {known}; found {self._found}")
+        names = self._names
+        time_column = self.first_of(_TIME_COLUMNS, "times")
         rows = _Rows(self.columns, f"{self.path}: {symbol}")
         if "symbol" in names:
             rows = self._rows_of(symbol, names["symbol"])

@@ -1,0 +1,91 @@
+"""`flashtrader fetch --kind funding`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashtrader.cli.console import Table, say, show
+
+if TYPE_CHECKING:
+    from flashtrader.config import DataConfig
+    from flashtrader.market.fetch_funding import FundingReport, FundingSource
+
+
+def fetch_funding(
+    data: "DataConfig",
+    path: Path | None,
+    base_url: str | None,
+    span_ms: tuple[int | None, int | None],
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Store the funding of Bybit's perpetuals, or that of a file."""
+    from flashtrader.market import fetch_funding as market
+    from flashtrader.market.funding_store import FundingStore
+
+    source = _source(data, path, base_url)
+    reports = market.fetch_funding(source, FundingStore(data_dir), data.symbols, *span_ms)
+    _show(reports, source.name, data_dir, as_json)
+    failures = [report.failed for report in reports if report.failed is not None]
+    for failure in failures:
+        say(f"error: {failure}")
+    if failures:
+        sys.exit(1)
+
+
+def _source(data: "DataConfig", path: Path | None, base_url: str | None) -> "FundingSource":
+    from flashtrader.errors import ConfigError
+
+    if data.category == "spot":
+        raise ConfigError("--kind funding is of perpetuals; --category spot has none")
+    match data.source:
+        case "bybit" if path is None:
+            from flashtrader.market.sources.bybit_funding import BybitFunding
+
+            return BybitFunding(base_url)
+        case "file" if base_url is None:
+            from flashtrader.market.sources.funding_files import FundingFile
+
+            if path is None:
+                raise ConfigError("--source file needs --path: one file of settlements")
+            return FundingFile(path)
+        case "bybit":
+            raise ConfigError("--path goes with --source file, not bybit")
+        case "file":
+            raise ConfigError("--base-url goes with --source bybit, not file")
+        case other:
+            raise ConfigError(f"--kind funding goes with --source bybit or file, not {other}")
+
+
+def _show(reports: "list[FundingReport]", source: str, data_dir: Path, as_json: bool) -> None:
+    from flashtrader.market.spans import iso_time
+
+    def moment(time_ms: int | None) -> str | None:
+        return None if time_ms is None else iso_time(time_ms)
+
+    rows = [
+        (
+            report.symbol,
+            f"{report.rows:,}",
+            f"{report.added:+,}",
+            *((moment(time_ms) or "–")[:16].replace("T", " ") for time_ms in (report.first_ms, report.last_ms)),
+        )
+        for report in reports
+        if report.rows
+    ]
+    payload = {
+        "source": source,
+        "data_dir": str(data_dir),
+        "symbols": {
+            report.symbol: {
+                "rows": report.rows,
+                "added": report.added,
+                "first": moment(report.first_ms),
+                "last": moment(report.last_ms),
+                "failed": report.failed,
+            }
+            for report in reports
+        },
+    }
+    columns = ("symbol", "settlements", "new", "first", "last")
+    show([Table(f"Funding stored from {source} in {data_dir}", columns, rows)] if rows else [], payload, as_json)
