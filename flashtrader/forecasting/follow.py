@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from flashtrader.forecasting.forecast import load_best
+from flashtrader.forecasting.forecast import load_newest, mean_over_seeds
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
 from flashtrader.market.store import load_bars
+from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of
 from flashtrader.models.stream import Stream, check_finite, chunk_length, forecasts_of
 from flashtrader.panel.loading import panel_of
+from flashtrader.panel.panel import Panel
 from flashtrader.run import Run
 
 # Exchanges publish a closed bar a moment after it closes; a store that others fill is looked at this often.
@@ -29,6 +32,8 @@ def seconds_to_next_close(interval: Interval, now_ms: int) -> float:
 class Follower:
     """A trained run that forecasts every stored bar once, in order, whenever `update` finds new ones.
 
+    Of several models, the newest fold's forecast, by their mean over the seeds.
+
     A forecast equals that of one pass over the whole history: the first update reads as far back as the newest
     forecast can see. A bar is read once every market has it; a market that lags by more than `panel.max_gap_bars` is
     not waited for.
@@ -37,8 +42,8 @@ class Follower:
     def __init__(self, run: Run, data_dir: Path) -> None:
         self._experiment, self._data_dir = run.experiment, data_dir
         self._interval = Interval(self._experiment.data.interval)
-        self._model = load_best(run)
-        self._stream = Stream(self._model)
+        self._models = load_newest(run)
+        self._streams = [Stream(model) for model in self._models]
         self._read_until_ms: int | None = None
 
     def update(self) -> pd.DataFrame:
@@ -51,29 +56,36 @@ class Follower:
         num_rows = len(panel.timestamps)
         at_first = self._read_until_ms is None
         if self._read_until_ms is None:
-            unread = max(int(panel.run_starts[-1]), num_rows - 1 - self._model.decoder.receptive_bars)
+            unread = max(int(panel.run_starts[-1]), num_rows - 1 - self._models[0].decoder.receptive_bars)
         else:
             unread = int(np.searchsorted(panel.timestamps, self._read_until_ms, side="right"))
         values_TK = np.full((num_rows - unread, len(panel.target_names)), np.nan)
-        chunk_bars = chunk_length(self._model.decoder.shape.context_bars)
+        chunk_bars = chunk_length(self._models[0].decoder.shape.context_bars)
         run_stops = np.append(panel.run_starts[1:], num_rows)
         for run_start, run_stop in zip(panel.run_starts.tolist(), run_stops.tolist(), strict=True):
             if run_start >= unread:
-                self._stream = Stream(self._model)
+                self._streams = [Stream(model) for model in self._models]
             for start in range(max(run_start, unread), run_stop, chunk_bars):
                 rows = slice(start, min(start + chunk_bars, run_stop))
-                with autocast(self._experiment.training, device_of(self._model)):
-                    outputs_TKP = self._stream.read(panel.values[rows], panel.mask[rows])
-                check_finite(outputs_TKP, panel.timestamps[rows])
-                forecasts_TK = forecasts_of(self._model, outputs_TKP)
+                forecasts_STK = [
+                    self._read(stream, model, panel, rows)
+                    for stream, model in zip(self._streams, self._models, strict=True)
+                ]
                 warm_T1 = np.arange(rows.start, rows.stop)[:, None] >= run_start + self._experiment.warmup_bars
                 values_TK[start - unread : rows.stop - unread] = np.where(
-                    panel.forecastable[rows] & warm_T1, forecasts_TK, np.nan
+                    panel.forecastable[rows] & warm_T1, mean_over_seeds(forecasts_STK), np.nan
                 )
         self._read_until_ms = int(panel.timestamps[-1])
         times = pd.to_datetime(panel.timestamps[unread:], unit="ms", utc=True).rename("time")
         table = pd.DataFrame(values_TK[:, panel.symbol_targets], index=times, columns=list(panel.symbols))
         return table.iloc[-1:] if at_first else table
+
+    def _read(self, stream: Stream, model: GridModel, panel: Panel, rows: slice) -> NDArray[np.float32]:
+        """Return one model's forecasts at the rows (T, K), which continue what its stream has read."""
+        with autocast(self._experiment.training, device_of(model)):
+            outputs_TKP = stream.read(panel.values[rows], panel.mask[rows])
+        check_finite(outputs_TKP, panel.timestamps[rows])
+        return forecasts_of(model, outputs_TKP)
 
     def _complete(self) -> Mapping[str, Bars]:
         """Return the stored bars up to the last one that is not waited for."""

@@ -1,0 +1,273 @@
+"""Runs of several models: of walk-forward folds, of seeds, and of both."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flashtrader.config import (
+    DataConfig,
+    Experiment,
+    LogReturnTarget,
+    ModelConfig,
+    PanelConfig,
+    SplitConfig,
+    TrainingConfig,
+    WalkForwardConfig,
+)
+from flashtrader.errors import ConfigError, DataError
+from flashtrader.files import read_json_lines
+from flashtrader.models.weights import load_tensors
+from flashtrader.panel.splits import Boundaries
+from flashtrader.run import Run, find_run
+from flashtrader.training import loop
+from flashtrader.training.loop import Trainer, resume_training, train_model
+from flashtrader.training.summary import Spread
+from panels import HOUR_MS, random_bars, store_bars
+
+SYMBOLS = ("AAA", "BBB")
+NAMES = ["fold-01-seed-3", "fold-01-seed-4", "fold-02-seed-3", "fold-02-seed-4"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("data")
+    for seed, symbol in enumerate(SYMBOLS):
+        store_bars(data_dir, symbol, random_bars(400, seed))
+    return data_dir
+
+
+def experiment(*, family: str = "returns", walk: dict[str, Any] | None = None, **training: Any) -> Experiment:
+    settings: dict[str, Any] = {
+        "segment_bars": 48,
+        "batch_size": 2,
+        "max_steps": 6,
+        "evaluate_every": 3,
+        "schedule_warmup_steps": 2,
+        "device": "cpu",
+        "plain_models": ("ridge",),
+        "seeds": (3, 4),
+    }
+    parts: dict[str, Any] = {"train": 200, "validation": 60, "test": 80, "mode": "rolling"}
+    return Experiment(
+        name="tiny",
+        data=DataConfig(source="file", symbols=SYMBOLS),
+        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
+        split=SplitConfig(walk_forward=WalkForwardConfig(**(parts | (walk or {})))),
+        model=ModelConfig(family=family, context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
+        training=TrainingConfig(**(settings | training)),
+    )
+
+
+def watch_nothing(_metrics: dict[str, Any]) -> None:
+    pass
+
+
+def tensors(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_tensors(run.checkpoints / f"{name}.safetensors")[0]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_model(experiment(), data_dir, tmp_path_factory.mktemp("whole"), watch_nothing).run
+
+
+def test_the_run_holds_a_run_of_each_fold_and_seed(whole: Run) -> None:
+    manifest = whole.manifest
+    assert [(member["name"], member["status"]) for member in manifest["members"]] == [
+        (name, "completed") for name in NAMES
+    ]
+    assert sorted(path.name for path in (whole.path / "members").iterdir()) == NAMES
+    assert [fold["test_start_ms"] // HOUR_MS for fold in manifest["folds"]] == [260, 340]
+    assert [fold["train_start_ms"] // HOUR_MS for fold in manifest["folds"]] == [0, 80]
+    boundaries = Boundaries.read(manifest["split"])
+    assert (boundaries.test_start_ms, boundaries.end_ms) == (260 * HOUR_MS, 400 * HOUR_MS)
+    assert boundaries.reach_bars == 3
+    losses = [member["validation_loss"] for member in manifest["members"]]
+    assert manifest["training"]["validation_loss"] == pytest.approx(np.mean(losses))
+    assert manifest["training"]["steps"] == 24
+    assert manifest["data"]["AAA"]["rows"] == 400
+    assert find_run(whole.path.parent) == whole
+
+
+def test_plain_models_stand_beside_each_fold_once(whole: Run) -> None:
+    assert [whole.member(name).plain_model("ridge").is_file() for name in NAMES] == [True, False, True, False]
+    first, second = (whole.member(name).manifest["plain_models"]["ridge"] for name in (NAMES[0], NAMES[2]))
+    mean = (first["validation_loss"] + second["validation_loss"]) / 2
+    assert whole.manifest["plain_models"]["ridge"]["validation_loss"] == pytest.approx(mean)
+
+
+def test_a_member_trained_alone_from_its_config_is_the_same(whole: Run, data_dir: Path, tmp_path: Path) -> None:
+    for name in (NAMES[1], NAMES[2]):
+        member = whole.member(name)
+        alone = train_model(member.experiment, data_dir, tmp_path, watch_nothing).run
+        assert alone.name == f"tiny-{name}-001"
+        assert same(tensors(alone, "last"), tensors(member, "last"))
+        assert alone.manifest["split"] == member.manifest["split"]
+        assert alone.manifest["data"] == member.manifest["data"]
+
+
+def test_no_member_learns_from_a_bar_of_its_test(whole: Run, data_dir: Path, tmp_path: Path) -> None:
+    """The first fold is the same where every bar from its test on is another."""
+    for seed, symbol in enumerate(SYMBOLS):
+        bars, noise = random_bars(400, seed), random_bars(400, 50 + seed)
+        store_bars(tmp_path / "data", symbol, bars.where(bars["timestamp"] < 260 * HOUR_MS, noise).astype(bars.dtypes))
+    other = train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing).run
+    assert [same(tensors(whole.member(name), "best"), tensors(other.member(name), "best")) for name in NAMES] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("member", "step"), [(2, 1), (2, 5), (3, 4)])
+def test_a_killed_run_goes_on_bit_for_bit_with_the_member_it_was_in(
+    whole: Run, data_dir: Path, tmp_path: Path, member: int, step: int
+) -> None:
+    """Before a member's first checkpoint, which is made at step 3, and after it."""
+
+    def kill(metrics: dict[str, Any]) -> None:
+        if (metrics["member"], metrics["step"]) == (member, step):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train_model(experiment(), data_dir, tmp_path, kill)
+    run = Run(tmp_path / "tiny-001")
+    statuses = [member["status"] for member in run.manifest["members"]]
+    assert statuses == ["completed"] * (member - 1) + ["waiting"] * (5 - member)
+    trained: list[tuple[int, int]] = []
+    summary = resume_training(
+        experiment(), data_dir, run, lambda metrics: trained.append((metrics["member"], metrics["step"]))
+    )
+    assert summary.stopped == "completed"
+    assert trained[0] == (member, 4 if step > 3 else 1)
+    for name in NAMES:
+        for which in ("best", "last"):
+            assert same(tensors(run.member(name), which), tensors(whole.member(name), which))
+        steps = [row["step"] for row in read_json_lines(run.member(name).metrics)]
+        assert steps == list(range(1, 7))
+    ours, theirs = run.manifest, whole.manifest
+    for manifest in (ours, theirs):
+        for entry in (*manifest["members"], *manifest["plain_models"].values()):
+            entry.pop("seconds")
+    assert (ours["members"], ours["plain_models"], ours["weights"]) == (
+        theirs["members"],
+        theirs["plain_models"],
+        theirs["weights"],
+    )
+
+
+def test_an_interrupt_stops_all_and_resuming_trains_the_rest(data_dir: Path, tmp_path: Path, whole: Run) -> None:
+    def interrupt(metrics: dict[str, Any]) -> None:
+        if (metrics["member"], metrics["step"]) == (2, 4):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = train_model(experiment(), data_dir, tmp_path, interrupt)
+    assert stopped.stopped == "interrupted"
+    run = stopped.run
+    assert [member["status"] for member in run.manifest["members"]] == ["completed", "interrupted", *["waiting"] * 2]
+    assert resume_training(experiment(), data_dir, run, watch_nothing).stopped == "completed"
+    assert all(same(tensors(run.member(name), "last"), tensors(whole.member(name), "last")) for name in NAMES)
+
+
+def test_a_ctrl_c_outside_of_a_step_stops_in_order(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(settings: Experiment, *arguments: Any) -> Any:
+        if settings.name.startswith("tiny-fold-02"):
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr(loop, "fit_plain_models", fit)
+    summary = train_model(experiment(seeds=()), data_dir, tmp_path, watch_nothing)
+    assert summary.stopped == "interrupted"
+    assert [member["status"] for member in summary.run.manifest["members"]] == ["completed", "waiting"]
+
+
+def test_bars_fetched_since_are_left_out_and_changed_ones_refused(data_dir: Path, tmp_path: Path) -> None:
+    for seed, symbol in enumerate(SYMBOLS):
+        store_bars(tmp_path / "data", symbol, random_bars(400, seed))
+
+    def interrupt(metrics: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = train_model(experiment(seeds=()), tmp_path / "data", tmp_path / "runs", interrupt).run
+    for seed, symbol in enumerate(SYMBOLS):
+        store_bars(tmp_path / "data", symbol, random_bars(500, seed)[400:].reset_index(drop=True))
+        store_bars(tmp_path / "other", symbol, random_bars(400, 10 + seed))
+    with pytest.raises(ConfigError, match=r"split\.walk_forward\.test can't change when a run goes on"):
+        resume_training(experiment(seeds=(), walk={"test": 70}), tmp_path / "data", run, watch_nothing)
+    with pytest.raises(DataError, match="the stored bars of AAA, BBB are not those that this run was trained on"):
+        resume_training(experiment(seeds=()), tmp_path / "other", run, watch_nothing)
+    resume_training(experiment(seeds=()), tmp_path / "data", run, watch_nothing)
+    assert [fold["end_ms"] // HOUR_MS for fold in run.manifest["folds"]] == [340, 400]
+
+
+def test_a_longer_training_goes_on_with_every_member(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(seeds=()), data_dir, tmp_path, watch_nothing).run
+    summary = resume_training(experiment(seeds=(), max_steps=9), data_dir, run, watch_nothing)
+    assert [member["steps"] for member in summary.run.manifest["members"]] == [9, 9]
+
+
+def test_a_warm_start_begins_with_the_best_weights_of_the_fold_before(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same seed; the scaler is the fold's own."""
+    begins: dict[str, dict[str, torch.Tensor]] = {}
+    train = Trainer.train
+
+    def observed(self: Trainer, watch: Any) -> Any:
+        begins[self.run.name] = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return train(self, watch)
+
+    monkeypatch.setattr(Trainer, "train", observed)
+    run = train_model(experiment(walk={"warm_start": True}), data_dir, tmp_path, watch_nothing).run
+    for seed in (3, 4):
+        best, begun = tensors(run.member(f"fold-01-seed-{seed}"), "best"), begins[f"fold-02-seed-{seed}"]
+        learned = [name for name in best if not name.startswith("standardiser.")]
+        assert all(torch.equal(best[name], begun[name]) for name in learned)
+        assert not torch.equal(best["standardiser.feature_mean"], begun["standardiser.feature_mean"])
+        cold = begins[f"fold-01-seed-{seed}"]
+        assert not torch.equal(best["tokeniser.weight"], cold["tokeniser.weight"])
+
+
+def test_seeds_alone_share_one_split(data_dir: Path, tmp_path: Path) -> None:
+    settings = experiment().model_copy(update={"split": SplitConfig(validation=0.2, test=0.2)})
+    run = train_model(settings, data_dir, tmp_path, watch_nothing).run
+    assert [member["name"] for member in run.manifest["members"]] == ["seed-3", "seed-4"]
+    three, four = (run.member(name) for name in ("seed-3", "seed-4"))
+    assert three.manifest["split"] == four.manifest["split"] == run.manifest["split"]
+    assert not same(tensors(three, "best"), tensors(four, "best"))
+
+
+def test_a_plain_model_walks_forward_without_seeds(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(experiment(family="ridge"), data_dir, tmp_path, watch_nothing).run
+    assert [member["name"] for member in run.manifest["members"]] == ["fold-01", "fold-02"]
+    assert all((run.member(name).checkpoints / "best.safetensors").is_file() for name in ("fold-01", "fold-02"))
+    assert resume_training(experiment(family="ridge"), data_dir, run, watch_nothing).stopped == "completed"
+
+
+def test_a_fold_that_can_t_be_trained_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """The second fold's validation lies behind an outage, with fewer bars than the warm-up."""
+    for seed, symbol in enumerate(SYMBOLS):
+        bars = random_bars(420, seed)
+        hours = bars["timestamp"] // HOUR_MS
+        store_bars(tmp_path / "data", symbol, bars[(hours < 250) | (hours >= 270)].reset_index(drop=True))
+    settings = experiment(walk={"train": 160, "validation": 30, "test": 90}, warmup_bars=40)
+    with pytest.raises(ConfigError, match=r"^split\.validation: none of the 27 validation bars has both"):
+        train_model(settings, tmp_path / "data", tmp_path / "runs", watch_nothing)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_spread_by_hand() -> None:
+    assert Spread.of([1.0, 3.0]) == Spread(mean=2.0, deviation=pytest.approx(2**0.5), minimum=1.0, maximum=3.0)
+    assert np.isnan(Spread.of([1.0, float("nan")]).mean)
