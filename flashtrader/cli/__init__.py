@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flashtrader import __version__
-from flashtrader.cli import backtest, bench, fetch, predict, train
+from flashtrader.cli import backtest, bench, fetch, predict, runs, train, verify
 from flashtrader.cli.console import fail
 
 app = typer.Typer(
@@ -37,7 +37,9 @@ app.command()(fetch.fetch)
 app.command()(train.train)
 app.command()(predict.predict)
 app.command()(backtest.backtest)
+app.add_typer(runs.app, name="runs")
 app.add_typer(bench.app, name="bench")
+app.command()(verify.verify)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flashtrader.config import Experiment
+from flashtrader.errors import FlashtraderError
 from flashtrader.run import Run
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -65,10 +66,18 @@ Attack = Callable[[Subject], Iterator[Check]]
 
 
 def carry_out(attacks: Sequence[Attack], subject: Subject) -> Iterator[Check]:
-    """Yield each attack's checks as they come, with the seconds that each took."""
+    """Yield each attack's checks as they come, with the seconds that each took.
+
+    An attack that breaks off is a failed check: it has shown nothing, and must not pass for one that did.
+    """
     for attack in attacks:
         began = time.perf_counter()
-        for check in attack(subject):
-            now = time.perf_counter()
-            yield replace(check, seconds=now - began)
-            began = now
+        try:
+            for check in attack(subject):
+                now = time.perf_counter()
+                yield replace(check, seconds=now - began)
+                began = now
+        except FlashtraderError as error:
+            name = attack.__name__.replace("_", " ")
+            tried = "began, and could not go on"
+            yield Check(name, tried, "failed", str(error), seconds=time.perf_counter() - began)

@@ -4,8 +4,10 @@ A history is a table of bars, or of order-book snapshots, for each symbol, as th
 """
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,8 @@ from flashtrader.market.books import book_table, num_levels
 from flashtrader.market.spans import Span
 from flashtrader.market.store import Series, Store, load_bars, stored_source
 from flashtrader.models.stream import chunk_length
+from flashtrader.run import Run
+from flashtrader.verification.checks import Subject
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -43,6 +47,20 @@ def store_tables(data: DataConfig, tables: Tables, data_dir: Path) -> None:
             times = table["timestamp"].to_numpy()
             answered = Span(int(times[0]), int(interval.close(times[-1:])[0]))
             Store(data_dir).append(Series(source, symbol, interval), table, answered)
+
+
+def copy_of(subject: Subject, test_start_ms: int) -> Run:
+    """Return a copy of the run, its members too, that takes everything from a time on for its test part."""
+    path = subject.directory("run") / subject.run.name
+    shutil.copytree(subject.run.path, path, ignore=shutil.ignore_patterns("*.parquet", "*.png", "*.html"))
+    run = Run(path)
+    manifest = run.manifest
+    changes: dict[str, Any] = {"split": manifest["split"] | {"test_start_ms": test_start_ms}}
+    if manifest.get("folds"):
+        first, *later = manifest["folds"]
+        changes["folds"] = [first | {"test_start_ms": min(test_start_ms, first["test_start_ms"])}, *later]
+    run.write_manifest(manifest | changes)
+    return run
 
 
 def clock_of(tables: Tables) -> NDArray[np.int64]:

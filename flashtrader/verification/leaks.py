@@ -26,6 +26,7 @@ from flashtrader.verification.histories import (
     Tables,
     between,
     clock_of,
+    copy_of,
     cut_rows,
     damaged,
     rows_needed,
@@ -176,7 +177,10 @@ def _stretches(subject: Subject) -> Iterator[_Stretch]:
     tables = stored_tables(experiment.data, subject.data_dir)
     clock = clock_of(tables)
     first_common = max(int(np.searchsorted(clock, table["timestamp"].iloc[0])) for table in tables.values())
-    boundaries = Boundaries.read(subject.run.manifest.get("split"))
+    manifest = subject.run.manifest
+    boundaries = Boundaries.read(manifest.get("split"))
+    folds = [Boundaries.read(fold).test_start_ms for fold in manifest.get("folds", [])]
+    boundaries_ms = (boundaries.validation_start_ms, boundaries.test_start_ms, *folds)
     size = min(rows_needed(experiment), len(clock) - first_common)
     test_row = int(np.searchsorted(clock, boundaries.test_start_ms))
     starts = [min(max(first_common, test_row - 2 * size // 3), len(clock) - size)]
@@ -185,18 +189,8 @@ def _stretches(subject: Subject) -> Iterator[_Stretch]:
     for start in dict.fromkeys(starts):
         piece = between(tables, int(clock[start]), int(clock[start + size - 1]))
         piece = damaged(piece, experiment, np.random.default_rng(start))
-        copy = _copy_of(subject, int(clock_of(piece)[0]))
-        yield _Stretch(copy, piece, (boundaries.validation_start_ms, boundaries.test_start_ms))
-
-
-def _copy_of(subject: Subject, test_start_ms: int) -> Run:
-    """Return a copy of the run that takes everything from a time on for its test part."""
-    path = subject.directory("run") / subject.run.name
-    shutil.copytree(subject.run.path, path, ignore=shutil.ignore_patterns("*.parquet", "*.png", "*.html"))
-    run = Run(path)
-    manifest = run.manifest
-    run.write_manifest(manifest | {"split": manifest["split"] | {"test_start_ms": test_start_ms}})
-    return run
+        copy = copy_of(subject, int(clock_of(piece)[0]))
+        yield _Stretch(copy, piece, boundaries_ms)
 
 
 def _stored(subject: Subject, experiment: Experiment, tables: Tables) -> Path:
@@ -210,7 +204,7 @@ def _observe(run: Run, data_dir: Path) -> dict[str, Trace]:
     """Return what users get from a run and a data directory, and remove the directory."""
     experiment = run.experiment
     outputs: tuple[NDArray[np.float32], ...] = ()
-    if experiment.plain_family is None:
+    if experiment.plain_family is None and not experiment.has_members:
         answers = answer_run(run, data_dir, "test")
         panel, made, outputs = answers.loaded.panel, tabulate(answers), (answers.outputs_RKP,)
     else:
