@@ -43,13 +43,14 @@ class Fingerprint(_Part):
         if now == self:
             return None
         if now is None:
-            return f"{self._extent} then, none now"
+            return f"{self.extent} then, none now"
         if now.model_copy(update={"sha256": self.sha256}) == self:
-            return f"other values in the same {self._extent}"
-        return f"{self._extent} then, {now._extent} now"
+            return f"other values in the same {self.extent}"
+        return f"{self.extent} then, {now.extent} now"
 
     @property
-    def _extent(self) -> str:
+    def extent(self) -> str:
+        """How many rows, and of what time."""
         return f"{self.rows:,} rows from {self.first:%Y-%m-%d %H:%M} to {self.last:%Y-%m-%d %H:%M}"
 
 
@@ -122,6 +123,11 @@ class Manifest(Machine):
     weights: Mapping[Text, Text] = {}
     """Digest of every model that was fitted, by its file's path within the run."""
     resumed: tuple[Resumption, ...] = ()
+
+    @property
+    def extents(self) -> dict[str, str]:
+        """What identifies the data of each symbol, in words."""
+        return {symbol: f"{bars.extent}, {bars.sha256[:12]}" for symbol, bars in self.data.items()}
 
     @property
     def period(self) -> dict[str, datetime]:

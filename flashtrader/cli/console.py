@@ -37,8 +37,14 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes: Sequence[str] = ()) -> None:
-    """Print a command's result: as tables and notes, or as one JSON object."""
+def show(
+    tables: Sequence[Table],
+    payload: dict[str, Any],
+    as_json: bool,
+    notes: Sequence[str] = (),
+    headline: str | None = None,
+) -> None:
+    """Print a command's result: as a headline, tables and notes, or as one JSON object."""
     if as_json:
         from flashtrader.files import finite
 
@@ -48,7 +54,10 @@ def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
+    if headline is not None:
+        console.print(headline, soft_wrap=True, markup=False, style="bold")
+        console.print()
     for table in tables:
         drawn = RichTable(
             title=table.title,
@@ -64,7 +73,7 @@ def show(tables: Sequence[Table], payload: dict[str, Any], as_json: bool, notes:
             drawn.add_row(*row)
         console.print(drawn)
     for note in notes:
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
 
 
 def milliseconds(option: str, text: str | None) -> int | None:

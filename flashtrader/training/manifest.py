@@ -96,7 +96,7 @@ def _commit() -> str | None:
     sources = Path(flashtrader.__file__).parents[1]
     if not (sources / ".git").exists():
         return None
-    command = ("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    command = ("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     try:
         asked = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
