@@ -13,12 +13,24 @@ from flashtrader.errors import ConfigError
 from flashtrader.files import write_json
 from flashtrader.run import Run
 from flashtrader.verification.checks import Attack, Check, Subject, carry_out
+from flashtrader.verification.late import one_bar_late
 from flashtrader.verification.leaks import future_noise, past_noise
 from flashtrader.verification.mutants import mutants
 from flashtrader.verification.open_bar import open_bar
+from flashtrader.verification.trained import noise_only_market, planted_signal, shuffled_targets
 from flashtrader.verification.training_leaks import training_noise
 
-ATTACKS: tuple[Attack, ...] = (future_noise, past_noise, training_noise, open_bar, mutants)
+ATTACKS: tuple[Attack, ...] = (
+    future_noise,
+    past_noise,
+    training_noise,
+    open_bar,
+    one_bar_late,
+    shuffled_targets,
+    noise_only_market,
+    planted_signal,
+    mutants,
+)
 """In the order in which they are carried out."""
 
 
