@@ -11,7 +11,7 @@ from flashtrader.market.funding_store import FundingStore
 from flashtrader.market.spans import Span, iso_time, minus
 
 _DEFAULT_MS = 2 * 365 * DAY_MS
-# Stored settlements that are asked for again beside what is missing, to see that they are of the same market.
+# Stored settlements beside what is missing are asked for again, and first, to see that they are of the same market.
 _COMPARED_MS = 3 * DAY_MS
 
 
@@ -84,9 +84,11 @@ def _fetch_symbol(
     try:
         if not wanted:
             raise DataError(f"no settlements in the time asked for: {source.name} has {symbol} from {known}")
-        for span in minus([wanted], () if source.local else answered)[::-1]:
-            compared = Span(span.start_ms - _COMPARED_MS, span.end_ms + _COMPARED_MS) & known
-            for page in source.pages(symbol, compared if answered else span):
+        missing = minus([wanted], answered)[::-1]
+        beside = [Span(span.start_ms - _COMPARED_MS, span.end_ms + _COMPARED_MS) & known for span in missing]
+        stored = [wanted] if source.local else minus(beside, missing)
+        for span in (*(stored if answered else ()), *missing):
+            for page in source.pages(symbol, span):
                 added += store.append(source.name, symbol, *page)
     except (SourceError, DataError) as error:
         failed = str(error)

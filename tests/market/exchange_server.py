@@ -3,8 +3,9 @@
     with ExchangeServer({"BTCUSDT": bars}, interval="60", now_ms=...) as server:
         source = BybitSource(base_url=server.url)
 
-`ExchangeServer` serves Bybit's `/v5/market/kline` from a table of bars per symbol, with the window semantics of the
-exchange. `ReplayServer` answers with given replies. Both take faults: functions from the right reply to a wrong one.
+`ExchangeServer` serves Bybit's `/v5/market/kline` from a table of bars per symbol, and `/v5/market/funding/history`
+from a table of settlements, with the window semantics of the exchange. `ReplayServer` answers with given replies. Both
+take faults: functions from the right reply to a wrong one.
 """
 
 import json
@@ -201,12 +202,12 @@ class ReplayServer(LocalServer):
 
 
 class ExchangeServer(LocalServer):
-    """Bybit's kline endpoint over a table of bars per symbol.
+    """Bybit's kline endpoint over a table of bars per symbol, and its funding history over one of settlements.
 
     histories: by symbol, bars with int64 `timestamp` (ms), prices and volume; `turnover` is volume · close where it is
     missing. now_ms: the exchange's clock, which a test may move; the bar it lies in is served half-made, later ones
     not at all. Its default is the end of the longest history, in the middle of the last bar. category: the only one it
-    lists its symbols in.
+    lists its symbols in. funding: by symbol, settlements with `timestamp` (ms) and `rate`.
     """
 
     def __init__(
@@ -218,8 +219,10 @@ class ExchangeServer(LocalServer):
         category: str = "linear",
         page_cap: int = 1_000,
         latency_s: float = 0.0,
+        funding: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
         super().__init__(latency_s)
+        self.funding = funding or {}
         self.interval = Interval.parse(interval)
         self.category = category
         self.page_cap = page_cap
@@ -229,6 +232,8 @@ class ExchangeServer(LocalServer):
         self.now_ms = now_ms if now_ms is not None else last_ms + self.interval.milliseconds // 2
 
     def answer(self, request: Request) -> Reply:
+        if request.path == "/v5/market/funding/history":
+            return self._funding(request.query)
         if request.path != "/v5/market/kline":
             return Reply(b"404 page not found", 404)
         query = request.query
@@ -239,6 +244,23 @@ class ExchangeServer(LocalServer):
             return self._envelope(10001, "Not supported symbols", {})
         rows = self._window(symbol, query)
         return self._envelope(0, "OK", {"symbol": symbol, "category": self.category, "list": rows})
+
+    def _funding(self, query: Mapping[str, str]) -> Reply:
+        """Answer with the newest settlements of a window; `startTime` alone is refused."""
+        symbol = query.get("symbol", "")
+        if symbol not in self.funding or query.get("category") != "linear":
+            return self._envelope(10001, "symbol invalid", {})
+        if "startTime" in query and "endTime" not in query:
+            return self._envelope(10001, "params error: endTime is required with startTime", {})
+        table = self.funding[symbol]
+        end_ms = min(int(query.get("endTime", self.now_ms)), self.now_ms)
+        window = table[table["timestamp"].between(int(query.get("startTime", 0)), end_ms)]
+        newest = window.iloc[::-1].head(min(int(query.get("limit", 200)), 200))
+        rows = [
+            {"symbol": symbol, "fundingRate": _decimal(float(rate)), "fundingRateTimestamp": str(timestamp)}
+            for timestamp, rate in zip(newest["timestamp"], newest["rate"], strict=True)
+        ]
+        return self._envelope(0, "OK", {"category": "linear", "list": rows})
 
     def _window(self, symbol: str, query: Mapping[str, str]) -> list[list[str]]:
         """Return rows newest first: the oldest of the window with `start` alone, else the newest."""
