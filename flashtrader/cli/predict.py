@@ -140,11 +140,13 @@ def predict(
         from flashtrader.cli.weight_tables import show_weights
 
         return show_weights(made, split.value, path, as_json)
+    from flashtrader.cli.member_tables import forecast_tables
     from flashtrader.cli.plain_tables import score_tables
 
     table, payload, notes = describe(made, split, path)
+    models, of_models = forecast_tables(made)
     payload["plain"] = {model: asdict(score) for model, score in made.mean_scores.items()} if made.plain else {}
-    show([table, *score_tables(made)], payload, as_json, notes)
+    show([table, *models, *score_tables(made)], payload | of_models, as_json, notes)
     return None
 
 

@@ -11,6 +11,7 @@ from flashtrader.cli.reproductions import conclude, outcome, plan
 
 if TYPE_CHECKING:
     from flashtrader.config import Experiment
+    from flashtrader.run import Run
     from flashtrader.training.budget import Budget
     from flashtrader.training.summary import TrainingSummary
 
@@ -66,13 +67,15 @@ def train(
 
     if dry_run:
         from flashtrader.training.budget import estimate
+        from flashtrader.training.walk_forward import num_members
 
-        return _show_budget(estimate(experiment), as_json)
+        return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
     from flashtrader.training.loop import resume_training, train_model
 
     if resume is None and experiment.plain_models:
-        say(f"first the plain models: {', '.join(experiment.plain_models)}")
+        first = "first of each fold" if experiment.split.walk_forward else "first"
+        say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
     with _Progress(experiment) as progress:
         if resume is not None:
             summary = resume_training(experiment, data_dir, run, progress.update)
@@ -82,34 +85,42 @@ def train(
             summary = train_model(experiment, data_dir, runs_dir, progress.update)
 
     if experiment.plain_family is None:
-        _draw_losses(summary)
+        _draw_losses(summary.run)
     came = None if again is None else outcome(again, summary)
     _show_summary(summary, as_json, {} if came is None else {"reproduction": came})
     if summary.stopped == "interrupted":
-        say(f"stopped at step {summary.steps}; go on with: flashtrader train --resume {summary.run.path}")
+        say(f"stopped after {summary.steps} steps; go on with: flashtrader train --resume {summary.run.path}")
         sys.exit(130)
     if again is not None and came is not None:
         conclude(again, came)
     return None
 
 
-def _draw_losses(summary: "TrainingSummary") -> None:
+def _draw_losses(run: "Run") -> None:
+    """Draw the losses of a run's model, or of each of its models that has begun."""
     from flashtrader.files import read_json_lines
     from flashtrader.report.plots import plot_loss_curves, write_png
 
-    write_png(plot_loss_curves(read_json_lines(summary.run.metrics)), summary.run.path / "loss.png")
+    members = [run.member(member["name"]) for member in run.manifest.get("members", [])]
+    for model in members or [run]:
+        if steps := read_json_lines(model.metrics):
+            write_png(plot_loss_curves(steps), model.path / "loss.png")
 
 
 def _show_summary(summary: "TrainingSummary", as_json: bool, more: dict[str, Any]) -> None:
+    from flashtrader.cli.member_tables import training_tables
     from flashtrader.cli.plain_tables import validation_tables
     from flashtrader.report.formats import fixed
     from flashtrader.report.metric_names import SKILL_LABELS
 
+    models, described = training_tables(summary)
+    of_all = " (of all models)" if models else ""
+    mean = " (mean)" if models else ""
     rows = [
-        ("steps", f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
-        ("best step", f"{summary.best_step:,}"),
-        ("validation loss", fixed(summary.validation_loss, 5)),
-        (f"validation {SKILL_LABELS[summary.skill]}", fixed(summary.validation_skill, 4, signed=True)),
+        ("steps" + of_all, f"{summary.steps:,}" + (" (stopped early)" if summary.stopped == "early" else "")),
+        ("best step" + mean, f"{summary.best_step:,}"),
+        ("validation loss" + mean, fixed(summary.validation_loss, 5)),
+        (f"validation {SKILL_LABELS[summary.skill]}" + mean, fixed(summary.validation_skill, 4, signed=True)),
         ("time", f"{summary.seconds:.0f} s"),
     ]
     payload = {
@@ -121,22 +132,25 @@ def _show_summary(summary: "TrainingSummary", as_json: bool, more: dict[str, Any
         "seconds": summary.seconds,
         "stopped": summary.stopped,
         "plain": summary.run.manifest.get("plain_models", {}),
+        **described,
         **more,
     }
     trained = Table(f"Trained {summary.run.path}", ("", "value"), rows)
-    show([trained, *validation_tables(summary)], payload, as_json)
+    show([trained, *models, *validation_tables(summary)], payload, as_json)
 
 
 def _show_budget(budget: "Budget", as_json: bool) -> None:
     peak = "unknown for backbone hf" if budget.peak_bytes is None else f"{budget.peak_bytes / 2**20:,.0f} MiB"
+    times = f"{budget.models} × {budget.steps:,}" if budget.models > 1 else f"{budget.steps:,}"
     rows = [
+        ("models to train", f"{budget.models:,}"),
         ("parameters", f"{budget.parameters:,}"),
         ("tokens in a step", f"{budget.tokens_per_step:,}"),
         ("labels in a step", f"{budget.labels_per_step:,}"),
         ("attention backend", budget.attention),
         ("peak memory, estimated", peak),
         ("time of a step, measured", f"{budget.step_seconds:.3f} s"),
-        (f"time of {budget.steps:,} steps", f"{budget.total_seconds / 60:.1f} min"),
+        (f"time of {times} steps", f"{budget.total_seconds / 60:.1f} min"),
     ]
     show([Table("What training would cost", ("", "value"), rows)], budget.as_dict(), as_json)
 
@@ -171,16 +185,19 @@ class _Progress:
 
     def update(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of one step."""
+        from flashtrader.cli.member_tables import place_of
         from flashtrader.report.formats import fixed
         from flashtrader.report.metric_names import SKILL_LABELS
 
-        self._seen |= metrics
-        seen = self._seen
+        same_model = self._seen.get("member") == metrics.get("member")
+        self._seen = seen = (self._seen if same_model else {}) | metrics
         status = f"loss {fixed(seen['train_loss'], 4)}  {seen['bars_per_second']:,.0f} bars/s"
         for name, label in SKILL_LABELS.items():
             if (skill := seen.get(f"validation_{name}")) is not None:
                 loss = fixed(seen["validation_loss"], 4)
                 status += f"  validation loss {loss} {label} {fixed(skill, 4, signed=True)}"
-        self._bar.update(self._task, completed=metrics["step"], status=status)
+        where, models = place_of(metrics), metrics.get("members", 1)
+        completed = (metrics.get("member", 1) - 1) * self._total + metrics["step"]
+        self._bar.update(self._task, completed=completed, total=models * self._total, status=where + status)
         if "validation_loss" in metrics and not self._console.is_terminal:
-            say(f"step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")
+            say(f"{where}step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> None:
     """Print the newest weights, and what all of them earned beside equal ones."""
+    from flashtrader.cli.member_tables import forecast_tables
     from flashtrader.forecasting.weight_scores import score_weights
     from flashtrader.report.formats import counted, estimate, fixed, percent
 
@@ -51,12 +52,14 @@ def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> No
     if split == "all":
         notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
     weights = [(str(symbol), percent(weight, 2, signed=True)) for symbol, weight in newest.items()]
+    models, of_models = forecast_tables(made)
     show(
         [
             Table(f"Weights of {made.run.path}: means over bars", columns, rows),
+            *models,
             Table("Newest", ("symbol", "weight"), weights),
         ],
-        payload,
+        payload | of_models,
         as_json,
         notes,
     )

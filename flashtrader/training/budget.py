@@ -25,29 +25,35 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Budget:
-    """Cost of one training on this machine. Memory is that of the tensors; interpreter and panel come on top."""
+    """Cost of a training on this machine. Memory is that of the tensors; interpreter and panel come on top."""
 
     parameters: int
     tokens_per_step: int
     labels_per_step: int
     attention: str
     steps: int
+    """Of each model."""
+    models: int
+    """One after the other."""
     peak_bytes: int | None
     """None for backbone hf, whose layers are not ours to account for."""
     step_seconds: float
 
     @property
     def total_seconds(self) -> float:
-        """All steps, evaluations aside."""
-        return self.steps * self.step_seconds
+        """All steps of all models, evaluations aside."""
+        return self.models * self.steps * self.step_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and the total, for JSON."""
         return asdict(self) | {"total_seconds": self.total_seconds}
 
 
-def estimate(experiment: Experiment) -> Budget:
-    """Return what training would cost: memory by formula, time by a few steps on made-up bars of the same shape."""
+def estimate(experiment: Experiment, models: int = 1) -> Budget:
+    """Return what training so many models would cost, of folds and seeds.
+
+    Memory by formula, time by a few steps on made-up bars of the same shape.
+    """
     training = experiment.training
     model = untrained_model(experiment)
     shape = model.decoder.shape
@@ -59,6 +65,7 @@ def estimate(experiment: Experiment) -> Budget:
         labels_per_step=labelled_bars * model.standardiser.shape.targets,
         attention=choose_attention(experiment, model).backend,
         steps=training.max_steps,
+        models=models,
         peak_bytes=step_peak_bytes(experiment, model),
         step_seconds=_step_seconds(Rehearsal(experiment, model)),
     )

@@ -54,8 +54,8 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
     """Train the model, or models, that an experiment describes in a new run directory.
 
     The plain models beside it come first; one of its own is fitted at once. `watch` gets the metrics of every step as
-    they are written to metrics.jsonl; of several models, also `members`, how many there are, and `member`, which of
-    them it is, from 1.
+    they are written to metrics.jsonl; of several models, also which it is: `member` of so many `members`, `fold` of so
+    many `folds`, from 1, and `seed`.
     """
     check_installed(experiment.training)
     create = partial(create_run, runs_dir, experiment)
@@ -104,10 +104,10 @@ def _train_members(run: Run, members: Sequence[Member], data_dir: Path, watch: W
     """Train each member that is not trained yet, one after the other, until an interrupt."""
     summaries: list[TrainingSummary] = []
     for number, member in enumerate(members, start=1):
-        place = {"member": number, "members": len(members), "fold": member.fold, "seed": member.seed}
+        place = {"member": number, "members": len(members), "fold": member.fold, "folds": members[-1].fold}
         earlier = before(member, members) if run.experiment.warm_starts else None
         begins_as = run.member(earlier.name) if earlier else None
-        own_watch = partial(_watch_member, watch, place)
+        own_watch = partial(_watch_member, watch, place | {"seed": member.seed})
         try:
             summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
         except KeyboardInterrupt:  # outside of its steps, of which none is ever cut in two

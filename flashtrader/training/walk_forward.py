@@ -8,12 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flashtrader.config import Experiment, SplitConfig
 from flashtrader.errors import ConfigError, TrainingError
+from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Boundaries, Split, split_by_time, split_into_folds
 from flashtrader.run import Run
@@ -51,6 +53,13 @@ def plan_members(experiment: Experiment, panel: Panel) -> list[Member]:
         for fold, split in enumerate(divide(panel, experiment.split, experiment.reach_bars), start=1)
         for seed in _seeds(experiment)
     ]
+
+
+def num_members(experiment: Experiment, data_dir: Path) -> int:
+    """Return how many models are trained. Of folds, that depends on the stored bars; raises as `plan_members`."""
+    if experiment.split.walk_forward is None:
+        return len(_seeds(experiment))
+    return len(plan_members(experiment, load_panel(experiment, data_dir).panel))
 
 
 def _member(experiment: Experiment, panel: Panel, split: Split, fold: int, seed: int) -> Member:
