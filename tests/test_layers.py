@@ -1,6 +1,8 @@
 """Data flows one way: a package imports only from itself and from those above it."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +72,10 @@ def test_imports_point_upwards(path: Path) -> None:
             assert TOP_DOWN.index(parts[1]) <= own, f"{path}:{line} imports {name}, which stands below it"
         if parts[0] == "torch":
             assert layer(path) not in TORCH_FREE, f"{path}:{line} imports torch"
+
+
+def test_a_backtest_and_its_report_load_no_torch() -> None:
+    """Not even through what they import from packages that do."""
+    modules = "flashtrader.backtest.experiment, flashtrader.backtest.outputs, flashtrader.report.tearsheet"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

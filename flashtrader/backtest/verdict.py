@@ -74,9 +74,9 @@ def tell(finding: Finding, result: BacktestResult, significance: Significance) -
             words = {-1: "cash, and worse than buy and hold", 0: "cash or buy and hold", 1: "cash"}[side(held.interval)]
             return f"Not distinguishable from {words}: {ratio}.{_costs(significance) or _patience(significance)}"
         case Finding.LIKE_BUY_AND_HOLD:
-            return f"Not distinguishable from buy and hold: {ratio}; {beside}.{_suspicion(significance)}"
+            return f"Not distinguishable from buy and hold: {ratio}; {beside}.{_chance(significance)}"
         case Finding.WORSE_THAN_BUY_AND_HOLD:
-            return f"Better than cash, but worse than buy and hold: {ratio}; {beside}."
+            return f"Better than cash, but worse than buy and hold: {ratio}; {beside}.{_chance(significance)}"
         case Finding.EXPLAINED_BY_TRIALS:
             return f"Explained by having tried {significance.trials} variants: {ratio}, but {_luck(significance)}."
     return f"Better than buy and hold: {ratio}; {beside}.{_suspicion(significance)}"
@@ -107,7 +107,14 @@ def _shortness(significance: Significance) -> str:
         return f"{sharpe.bars} returns of at least {MIN_RETURNS}"
     if math.isnan(sharpe.annual):
         return "no two returns differ"
-    return f"{sharpe.bars:,} returns, so uneven that Sharpe {_number(sharpe.annual)} takes {needed:,.0f} to show"
+    return f"{sharpe.bars:,} returns, so uneven that Sharpe {_number(sharpe.annual)} takes {math.ceil(needed):,} to show"
+
+
+def _chance(significance: Significance) -> str:
+    """Return a sentence on what trying so many variants explains, or on a ratio too high to be true."""
+    if significance.trials > 1 and significance.deflated_sharpe < _CONFIDENCE:
+        return f" Having tried {significance.trials} variants explains what it earned: {_luck(significance)}."
+    return _suspicion(significance)
 
 
 def _luck(significance: Significance) -> str:

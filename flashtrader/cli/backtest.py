@@ -113,6 +113,7 @@ def _forecast(run: "Run", data_dir: Path) -> None:
 
 def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, report: Path, as_json: bool) -> None:
     from flashtrader.backtest.outputs import summary
+    from flashtrader.cli.assessment_tables import assessment_tables
     from flashtrader.cli.plain_tables import backtest_tables
     from flashtrader.report.metric_names import METRIC_NAMES
 
@@ -129,10 +130,10 @@ def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, r
         f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
         f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "
         f"{config.slippage_bps:g} bp slippage a side; {funding}",
-        *([f"ruined: equity fell to zero at {time[-1]:%Y-%m-%d %H:%M} UTC"] if result.ruined_at is not None else []),
         *([f"beware: {result.calendar_doubt}"] if result.calendar_doubt else []),
         f"report: {report}",
     ]
     payload = {"directory": str(directory), "report": str(report)} | summary(result, assessment)
-    tables = [Table(f"Backtest of {directory}", columns, rows), *backtest_tables(result)]
-    show(tables, payload, as_json, notes)
+    table = Table(f"Backtest of {directory}", columns, rows)
+    tables = [table, *backtest_tables(result), *assessment_tables(assessment)]
+    show(tables, payload, as_json, notes, headline=assessment.verdict)

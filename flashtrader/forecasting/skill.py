@@ -198,7 +198,8 @@ def diebold_mariano(gains_T: Floats, horizon_bars: int) -> tuple[float, float]:
     """
     num_bars = len(gains_T)
     deviations_T = gains_T - gains_T.mean()
-    if num_bars <= horizon_bars or not deviations_T.any():
+    # Equal gains differ by what rounding leaves.
+    if num_bars <= horizon_bars or np.ptp(gains_T) <= 1e-12 * np.abs(gains_T).max():
         return math.nan, math.nan
     h, n = horizon_bars, num_bars
     correction = math.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)

@@ -68,7 +68,7 @@ def test_the_error_covers_zero_where_overlapping_horizons_only_look_related() ->
         naive += abs(score.ic) > 1.96 / math.sqrt(num_bars)
         honest += abs(score.ic) > 1.96 * score.ic_error
     assert naive > 100
-    assert honest < 30
+    assert 2 <= honest <= 20
 
 
 def test_markets_that_move_together_make_the_mean_no_surer_and_independent_ones_do() -> None:
