@@ -92,6 +92,17 @@ def test_a_plain_model_is_made_again_too(tmp_path: Path, flashtrader: Command) -
     assert "identical weights: 1 model, bit for bit" in again(place).err
 
 
+def test_every_model_of_a_walk_forward_is_made_again(tmp_path: Path, flashtrader: Command) -> None:
+    walk = {"train": 200, "validation": 100, "test": 150, "warm_start": True}
+    training = SETTINGS["training"] | {"seeds": [0, 1], "plain_models": ["ridge"]}
+    settings = SETTINGS | {"split": {"walk_forward": walk}, "training": training}
+    place = Place(tmp_path, flashtrader, settings, markets())
+    place("train", "--config", place.config)
+    outcome = again(place)
+    assert "identical weights: 6 models, bit for bit" in outcome.err
+    assert outcome.json["reproduction"]["identical"] is True
+
+
 def test_changed_data_are_refused_symbol_by_symbol(place: Place) -> None:
     store_bars(place.root / "other", "AAA", markets()["AAA"].drop(index=[300, 301]))
     store_bars(place.root / "other", "BBB", markets()["BBB"].assign(volume=1.0))
