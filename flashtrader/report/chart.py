@@ -15,7 +15,7 @@ from flashtrader.report.summaries import Curve, Timestamps
 from flashtrader.report.thinning import thin
 
 BLUE, VERMILION, GREY, GREEN, ORANGE = "#2b8cc4", "#d8612c", "#8a919a", "#17a077", "#d99a1c"
-OTHERS = (ORANGE, GREEN, "#c77aa6", "#56b4e9", "#a98467", "#b0a433", "#7d7ac9", "#5fae4b")
+OTHERS = (ORANGE, GREEN, "#c77aa6", "#a98467", "#7d7ac9", "#b0a433", "#56b4e9", "#5fae4b")
 """Colours of lines beside the strategy and buy-and-hold."""
 
 Trace = dict[str, Any]
@@ -94,6 +94,11 @@ def level(y: float, *, dashed: bool = False) -> dict[str, Any]:
         "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "layer": "below",
         "line": {"color": GREY, "width": 1, "dash": dash},
     }  # fmt: skip
+
+
+def axis_title(text: str) -> dict[str, Any]:
+    """Return the title of an axis, as a part of its layout."""
+    return {"title": {"text": text, "font": {"size": 12}, "standoff": 8}}
 
 
 def legend(names: Iterable[tuple[str, str]]) -> tuple[Entry, ...]:

@@ -182,7 +182,8 @@ def exposure_chart(timestamps: Timestamps, weights_TA: Floats) -> Chart:
         mean_C = bucket_ranges(exposure_T, starts)[2]
         curve = Curve(timestamps[starts], mean_C)
         entries.append((f"{name}, on average {percent(exposure_T.mean())}", colour))
-        traces.append(line(curve, name, colour, ".1%", line={"shape": "hv", "width": 1.6 if name == "Gross" else 1.2}))
+        filled = {"fill": "tozeroy", "fillcolor": faint(colour, 0.3)} if name == "Gross" else {}
+        traces.append(line(curve, name, colour, ".1%", line={"shape": "hv", "width": 1.1}, **filled))
     return Chart(
         name="exposure",
         title="Exposure",
@@ -275,7 +276,7 @@ def costs_chart(gross: float, costs: Mapping[str, float], net: float) -> Chart:
             {
                 "type": "waterfall", "x": [escape(name) for name in names],
                 "y": values(amounts), "measure": ["absolute", *["relative"] * len(costs), "total"],
-                "text": [currency(amount) for amount in amounts], "textposition": "auto", "cliponaxis": False,
+                "text": [currency(amount) for amount in amounts], "textposition": "outside", "cliponaxis": False,
                 "increasing": {"marker": {"color": GREEN}}, "decreasing": {"marker": {"color": VERMILION}},
                 "totals": {"marker": {"color": BLUE}}, "connector": {"line": {"color": GREY, "width": 1}},
                 "hovertemplate": "%{x}: %{delta:,.2f}<extra></extra>",
@@ -293,7 +294,8 @@ def multiples_chart(multiples: Sequence[float], returns: Sequence[float]) -> Cha
         name="multiples",
         title="Had costs been higher or lower",
         unit="total return",
-        caption="The same target weights, traded again at multiples of every cost.",
+        caption="The same target weights, traded again at multiples of the cost of trading; funding and liquidation "
+        "fees stay as they are.",
         alt="; ".join(f"at {name} {text}" for name, text in zip(names, told, strict=True)) + ".",
         traces=[
             {

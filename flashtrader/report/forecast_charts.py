@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flashtrader.forecasting.skill import Estimate, PeriodSkill
-from flashtrader.report.chart import BLUE, GREY, VERMILION, Chart, faint, legend, level, times, values
+from flashtrader.report.chart import BLUE, GREY, VERMILION, Chart, axis_title, faint, legend, level, times, values
 from flashtrader.report.formats import counted, estimate, fixed
 from flashtrader.report.summaries import Floats, Group
 
@@ -37,7 +37,7 @@ def decile_chart(groups: Sequence[Group]) -> Chart:
         ],
         layout={
             "bargap": 0.3, "hovermode": "closest", "shapes": [level(0), level(overall, dashed=True)],
-            "xaxis": {"dtick": 1, "title": {"text": "lowest to highest forecasts"}},
+            "xaxis": {"dtick": 1, **axis_title("from the lowest forecasts to the highest")},
         },
     )  # fmt: skip
 
@@ -70,7 +70,8 @@ def calibration_chart(groups: Sequence[Group]) -> Chart:
             },
         ],
         layout={
-            "hovermode": "closest", "shapes": [level(0)], "xaxis": {"title": {"text": "mean forecast, basis points"}},
+            "hovermode": "closest", "shapes": [level(0)],
+            "xaxis": {"showgrid": True, **axis_title("mean forecast, basis points")},
         },
         legend=legend([("Calibrated", GREY), ("Forecasts", BLUE)]),
     )  # fmt: skip
@@ -98,7 +99,7 @@ def ic_chart(months: Sequence[PeriodSkill], overall: Estimate) -> Chart:
                 "hovertemplate": "%{y:+.3f} ± %{error_y.array:.3f}<extra></extra>",
             }
         ],
-        layout={"shapes": [level(0), level(overall.value, dashed=True)], "yaxis": {"tickformat": "+.2~f"}},
+        layout={"shapes": [level(0), level(overall.value, dashed=True)], "yaxis": {"tickformat": "~f"}},
         timed=True,
         fit=False,
     )  # fmt: skip

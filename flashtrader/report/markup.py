@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -50,11 +51,16 @@ def document(title: str, header: str, body: str, *, charts: bool = True) -> str:
 """
 
 
+def prose(text: str) -> str:
+    """Return text as HTML: `code` between backticks, and a number on the same line as its per cent sign."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace(" %", "&nbsp;%")
+
+
 def section(anchor: str, title: str, content: str, note: str = "") -> str:
     """Return a part of the page under a heading; content is HTML, note is text."""
     return (
         f'<section id="{anchor}">\n<h2>{escape(title)}</h2>\n'
-        + (f'<p class="note">{escape(note)}</p>\n' if note else "")
+        + (f'<p class="note">{prose(note)}</p>\n' if note else "")
         + f"{content}\n</section>\n"
     )
 
@@ -88,7 +94,7 @@ def figure(chart: Chart) -> str:
     }
     entries = "".join(
         f'<button type="button" aria-pressed="{str(entry.shown).lower()}" data-traces="{list(entry.traces)}"'
-        f'{"" if entry.traces else " disabled"} style="--line:{entry.colour}">{escape(entry.label)}</button>'
+        f'{"" if entry.traces else " disabled"} style="--line:{entry.colour}">{prose(entry.label)}</button>'
         for entry in chart.legend
     )
     logarithmic = str(chart.layout.get("yaxis", {}).get("type") == "log").lower()
@@ -101,8 +107,8 @@ def figure(chart: Chart) -> str:
         + (f'<div class="legend">{entries}</div>\n' if entries else "")
         + f'<div class="plot" role="img" aria-label="{escape(chart.alt)}" '
         f'style="--tall:{chart.height}px;--low:{chart.height_narrow}px"></div>\n'
-        f"<noscript><p>{escape(chart.alt)}</p></noscript>\n"
-        f"<figcaption>{escape(chart.caption)}</figcaption>\n"
+        f"<noscript><p>{prose(chart.alt)}</p></noscript>\n"
+        f"<figcaption>{prose(chart.caption)}</figcaption>\n"
         f'<script type="application/json">{embedded(data)}</script>\n'
         "</figure>\n"
     )
@@ -128,9 +134,9 @@ def table(
     label: what it is, for a reader who hears the page. kind: class of the table. first: whether the first row is
     the one that the others are compared with.
     """
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in head)
+    top = "".join(f'<th scope="col">{prose(cell)}</th>' if cell else "<td></td>" for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>\n'
+        f'<tr><th scope="row">{prose(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>\n'
         for name, *cells in rows
     )
     classes = " ".join(name for name in (kind, "first" if first else "") if name)

@@ -1,7 +1,7 @@
 """Where a backtest came from and how to get it again: assumptions, data with its gaps, commands."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from flashtrader.report.metric_names import currency
 
 _FILLS = {"next_open": "at the next bar's open", "close": "at the deciding bar's own close"}
 _DIGEST_CHARACTERS = 16
+_COMMAND_CHARACTERS = 44  # of a line, on a phone
 
 Row = tuple[str, str]
 
@@ -141,7 +142,26 @@ def commands(experiment: Experiment, name: str, manifest: Mapping[str, Any]) -> 
         lines += [["train", "--from", f"runs/{name}/manifest.json"], ["predict"], ["backtest", *changed], ["verify"]]
     else:
         lines.append(["backtest", "--config", f"runs/{name}/config.yaml", "--weights", f"runs/{name}/weights.parquet"])
-    return "\n".join(shlex.join(["flashtrader", *line]) for line in lines)
+    return "\n".join(_wrapped(["flashtrader", *line]) for line in lines)
+
+
+def _wrapped(words: Sequence[str]) -> str:
+    """Return a command as a shell takes it, its options on further lines where one line would be too long."""
+    parts: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not parts:
+            parts.append([word])
+        else:
+            parts[-1].append(word)
+    first, *options = map(shlex.join, parts)
+    lines = [first]
+    for text in options:
+        if len(lines[-1]) + len(text) > _COMMAND_CHARACTERS:
+            lines[-1] += " \\"
+            lines.append(f"  {text}")
+        else:
+            lines[-1] += f" {text}"
+    return "\n".join(lines)
 
 
 def _period(manifest: Mapping[str, Any], interval: Interval) -> list[str]:

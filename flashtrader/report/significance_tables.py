@@ -3,8 +3,8 @@
 import math
 
 from flashtrader.backtest.estimates import Significance
-from flashtrader.forecasting.skill import DieboldMariano, Estimate, ForecastSkill
-from flashtrader.report.formats import UNKNOWN, counted, fixed, percent, plain
+from flashtrader.forecasting.skill import DieboldMariano, ForecastSkill
+from flashtrader.report.formats import UNKNOWN, counted, estimate, fixed, percent, plain
 from flashtrader.report.metric_names import series_name
 
 Row = tuple[str, str]
@@ -24,6 +24,7 @@ def sharpe_rows(significance: Significance) -> list[Row]:
             f"… above the best of {counted(significance.trials, 'trial')} by chance",
             percent(significance.deflated_sharpe),
         ),
+        ("Bars it was estimated from", fixed(sharpe.bars, 0)),
         ("Least record for 95 % confidence", _record(significance)),
     ]
     if significance.overfitting_probability is not None:
@@ -50,11 +51,16 @@ def difference_rows(significance: Significance) -> list[tuple[str, str, str]]:
 def skill_rows(skill: ForecastSkill) -> list[Row]:
     """Return what the forecasts of all markets together are worth."""
     rows = [
-        ("IC, 95 %", _estimate(skill.ic)),
-        ("Rank IC, 95 %", _estimate(skill.rank_ic)),
+        ("IC, 95 %", estimate(skill.ic.value, skill.ic.error, 3)),
+        ("Rank IC, 95 %", estimate(skill.rank_ic.value, skill.rank_ic.error, 3)),
     ]
     if skill.cross_section_ic is not None:
-        rows.append(("IC across the markets of a bar, 95 %", _estimate(skill.cross_section_ic)))
+        rows.append(
+            (
+                "IC across the markets of a bar, 95 %",
+                estimate(skill.cross_section_ic.value, skill.cross_section_ic.error, 3),
+            )
+        )
     strides = skill.strides
     if strides.count > 1:
         spread = f"{fixed(strides.minimum, 3, signed=True)} to {fixed(strides.maximum, 3, signed=True)}"
@@ -74,8 +80,8 @@ def market_rows(skill: ForecastSkill) -> list[tuple[str, ...]]:
         (
             market.symbol,
             fixed(market.bars, 0),
-            _estimate(market.ic),
-            _estimate(market.rank_ic),
+            estimate(market.ic.value, market.ic.error, 3),
+            estimate(market.rank_ic.value, market.rank_ic.error, 3),
             *(_test(test) for test in market.diebold_mariano[:1]),
         )
         for market in skill.markets
@@ -90,11 +96,6 @@ def interval(bounds: tuple[float, float], digits: int, *, as_percent: bool = Fal
     return f"{low} to {high}"
 
 
-def _estimate(figure: Estimate) -> str:
-    text = fixed(figure.value, 3, signed=True)
-    return text if text == UNKNOWN else f"{text} ({interval(figure.interval, 3)})"
-
-
 def _test(test: DieboldMariano) -> str:
     if not math.isfinite(test.statistic):
         return UNKNOWN
@@ -103,11 +104,7 @@ def _test(test: DieboldMariano) -> str:
 
 def _record(significance: Significance) -> str:
     bars, years = significance.minimum_track_record_bars, significance.minimum_track_record_years
-    if not math.isfinite(bars):
-        return UNKNOWN
-    return (
-        f"{fixed(math.ceil(bars), 0)} bars, {fixed(years, 2)} years; this one has {fixed(significance.sharpe.bars, 0)}"
-    )
+    return f"{fixed(math.ceil(bars), 0)} bars, {fixed(years, 2)} years" if math.isfinite(bars) else UNKNOWN
 
 
 def _basis_points(value: float) -> str:

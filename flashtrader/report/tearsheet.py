@@ -26,7 +26,18 @@ from flashtrader.report.charts import (
 from flashtrader.report.cost_breakdown import cost_rows, cost_totals, multiple_rows
 from flashtrader.report.forecast_charts import calibration_chart, decile_chart, ic_chart
 from flashtrader.report.formats import counted, fixed, percent, plain
-from flashtrader.report.markup import document, figures, folded, navigation, section, shaded_table, spans, table, tiles
+from flashtrader.report.markup import (
+    document,
+    figures,
+    folded,
+    navigation,
+    prose,
+    section,
+    shaded_table,
+    spans,
+    table,
+    tiles,
+)
 from flashtrader.report.metric_names import METRIC_NAMES, currency, series_name
 from flashtrader.report.origin import assumptions, bar_length, commands, data_rows, date, flattened, utc
 from flashtrader.report.significance_tables import difference_rows, interval, market_rows, sharpe_rows, skill_rows
@@ -128,7 +139,7 @@ def _header(result: BacktestResult, title: str, assessment: Assessment) -> str:
     }
     return (
         f'<p class="kind">flashtrader backtest</p>\n<h1>{escape(title)}</h1>\n<p class="period">{escape(period)}</p>\n'
-        f'<p class="verdict">{escape(assessment.verdict)}</p>\n<p class="summary">{escape(summarise(result))}</p>\n'
+        f'<p class="verdict">{prose(assessment.verdict)}</p>\n<p class="summary">{prose(summarise(result))}</p>\n'
         + tiles(facts)
     )
 
@@ -205,8 +216,9 @@ def _course(result: BacktestResult, assessment: Assessment) -> str:
         for dip in deepest_dips(strategy)
     ]
     deepest = (
-        "<h3>Deepest drawdowns</h3>\n"
+        '<div class="columns"><div><h3>Deepest drawdowns</h3>\n'
         + table("Deepest drawdowns", dips, ("Depth", "Peak", "Lowest", "Recovered"), kind="figures")
+        + "</div></div>\n"
         if dips
         else ""
     )
@@ -246,8 +258,8 @@ def _costs(result: BacktestResult) -> str:
         [costs_chart(net + sum(totals.values()), totals, net), multiples_chart(list(result.multiples), returns)]
     )
     tables = (
-        f'<div class="columns"><div><h3>From gross to net</h3>\n'
-        f"{table('From gross to net', cost_rows(result, totals), kind='facts')}</div>\n"
+        f'<div class="columns"><div><h3>Costs in figures</h3>\n'
+        f"{table('Costs in figures', cost_rows(result, totals), kind='facts')}</div>\n"
         f"<div><h3>At multiples of the cost of trading</h3>\n"
         f"{table('Results at multiples of the cost of trading', multiples, head, kind='figures')}</div></div>\n"
     )

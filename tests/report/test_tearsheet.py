@@ -19,6 +19,7 @@ from flashtrader.files import finite
 from flashtrader.interval import Interval
 from flashtrader.report.cost_breakdown import cost_totals
 from flashtrader.report.formats import percent
+from flashtrader.report.markup import prose
 from flashtrader.report.metric_names import METRIC_NAMES, series_name
 from flashtrader.report.tearsheet import summarise, write_report
 
@@ -149,7 +150,7 @@ def test_every_chart_is_one_that_plotly_knows_and_is_told_in_words(result_and_te
 def test_the_verdict_comes_first(result_and_text):
     result, text = result_and_text
     verdict = assess(result).verdict
-    assert f'<p class="verdict">{escape(verdict)}</p>' in text
+    assert f'<p class="verdict">{prose(verdict)}</p>' in text
     assert text.index('verdict">') < text.index("<table")
 
 
@@ -200,7 +201,7 @@ def test_forecasts_beside_outcomes_have_charts_and_figures(tmp_path):
     # Outcomes are joined by time: given in reverse, they still are exactly twice the forecasts.
     calibration = page.charts["calibration"]["traces"][1]
     assert calibration["y"] == pytest.approx([2 * value for value in calibration["x"]], rel=1e-4)
-    assert "IC, 95 %+1.000" in page.text
+    assert "IC, 95\N{NO-BREAK SPACE}%+1.000 ± " in page.text
     assert "The slope through the groups is 2.00." in page.text
 
 
@@ -316,7 +317,7 @@ def test_the_commands_make_the_backtest_again(tmp_path):
         "flashtrader predict",
         "flashtrader backtest --set backtest.fee_bps=1.0",
     ):
-        assert f"{line}\n" in text
+        assert f"{line}\n" in text.replace(" \\\n  ", " ")
     # Bars: 8 of 10 are there, and a price is missing at none of the backtest's.
     assert "BTCUSDT82022-01-01 00:002022-01-01 09:0020" + "a" * 16 in text
     without = _Page(_write(result, tmp_path).read_text("utf-8")).text
