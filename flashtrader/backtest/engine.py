@@ -21,7 +21,9 @@ are cancelled, and the next step trades again with what is left.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import boolean, float64, njit
+from numba.core.types import Array as ArrayType
+from numba.core.types import NamedTuple as NamedTupleType
 from numpy.typing import ArrayLike, NDArray
 
 from flashtrader.errors import DataError
@@ -70,6 +72,13 @@ class _Rules(NamedTuple):
     maintenance_margin: float
     liquidation_rate: float
     costs_vary: bool
+
+
+# One signature for arrays that are there and for those that are a single number: each pair would be compiled anew.
+_TA = float64[:, ::1]
+_GIVEN_TA = ArrayType(float64, 2, "A", readonly=True)
+_RULES = NamedTupleType([*[float64] * 7, boolean], _Rules)  # type: ignore[no-untyped-call]
+_OUTPUTS = NamedTupleType([*[float64[::1]] * 8, *[_TA] * 2], Simulation)  # type: ignore[no-untyped-call]
 
 
 def simulate(
@@ -148,7 +157,20 @@ def simulate(
     return simulation
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
+def _worst(value_A: Floats, last_price_A: Floats, low_A: Floats, high_A: Floats) -> tuple[float, float]:
+    """Return the sum of what is held, and of its absolute values, with longs at the low and shorts at the high."""
+    worth = 0.0
+    gross = 0.0
+    for a in range(len(value_A)):
+        extreme = low_A[a] if value_A[a] > 0 else high_A[a]
+        value = value_A[a] * extreme / last_price_A[a] if extreme > 0 else value_A[a]
+        worth += value
+        gross += abs(value)
+    return worth, gross
+
+
+@njit((_TA, _TA, *[_GIVEN_TA] * 5, _RULES, _OUTPUTS), cache=True, error_model="numpy")
 def _trade(
     prices_TA: Floats,
     weights_TA: Floats,
@@ -239,16 +261,3 @@ def _trade(
         if stop:
             return i + 1
     return num_steps
-
-
-@njit(cache=True, error_model="numpy")
-def _worst(value_A: Floats, last_price_A: Floats, low_A: Floats, high_A: Floats) -> tuple[float, float]:
-    """Return the sum of what is held, and of its absolute values, with longs at the low and shorts at the high."""
-    worth = 0.0
-    gross = 0.0
-    for a in range(len(value_A)):
-        extreme = low_A[a] if value_A[a] > 0 else high_A[a]
-        value = value_A[a] * extreme / last_price_A[a] if extreme > 0 else value_A[a]
-        worth += value
-        gross += abs(value)
-    return worth, gross

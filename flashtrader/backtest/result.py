@@ -150,12 +150,13 @@ def run_backtest(
         weights_TA[rows[filled]] = weights.to_numpy()[filled]
         return weights_TA
 
+    rates_TA: Floats | None = None
     if config.funding_rate == "fetched":
         if funding is None:
             raise DataError("backtest.funding_rate: fetched, and no funding was given")
         rates_TA = settled_funding(funding, symbols, FillPrices(prices_TA, times_T))
-    else:
-        rates_TA = None if config.funding_rate is None else constant_funding(times_T, config.funding_rate)
+    elif config.funding_rate is not None:
+        rates_TA = constant_funding(times_T, config.funding_rate)
     low_TA, high_TA = (values_TA[first:][: len(times_T)] for values_TA in extremes(bars, symbols, clock_T))
     costs = cost_rates(config, bars, symbols, clock_T, interval).rows(first, first + len(times_T))
     bars_per_year = interval.bars_per_year(config.calendar)
