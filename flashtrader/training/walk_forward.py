@@ -160,12 +160,12 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
     manifest = run.manifest
     if not run.experiment.has_members:
         return (Fold(Boundaries.read(manifest.get("split")).test_start_ms, (run,)),)
-    members = manifest.get("members", [])
+    members = manifest["members"]
     waiting = [member["name"] for member in members if member["status"] not in _FINISHED]
-    if waiting or not members:
+    if waiting:
         raise TrainingError(
-            f"{run.path}: {len(waiting)} of {len(members)} models are not trained to their end yet, {waiting[:1]} the "
-            f"first of them; go on with: flashtrader train --resume {run.path}"
+            f"{run.path}: models not trained to their end yet: {len(waiting)} of {len(members)}, from {waiting[0]} on; "
+            f"go on with: flashtrader train --resume {run.path}"
         )
     return tuple(
         Fold(
@@ -179,10 +179,10 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
 def refuse_members(run: Run) -> None:
     """Raise ConfigError if a run is of several models, where one is needed."""
     if run.experiment.has_members:
-        names = [member["name"] for member in run.manifest.get("members", [])]
+        names = [member["name"] for member in run.manifest["members"]]
         raise ConfigError(
-            f"{run.path}: of {len(names)} models, and this is about one; give --run {run.member(names[-1]).path}, or "
-            "another of them"
+            f"{run.path}: a run of {len(names)} models, where one is needed; give --run {run.member(names[-1]).path}, "
+            "or another of them"
         )
 
 
