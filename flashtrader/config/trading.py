@@ -114,6 +114,15 @@ class BacktestConfig(Section):
     calendar: CalendarName = "24/7"
     """Trading time that annualises results."""
 
+    @model_validator(mode="after")
+    def _positions_can_be_opened(self) -> Self:
+        if self.max_gross * self.maintenance_margin >= 1:
+            raise ValueError(
+                f"max_gross {self.max_gross:g} of equity is liquidated as soon as it is held: maintenance_margin "
+                f"{self.maintenance_margin:g} allows less than {1 / self.maintenance_margin:g}"
+            )
+        return self
+
     @property
     def paid_fee_bps(self) -> float:
         """Fee of a whole trade, the maker's and the taker's part together."""

@@ -142,11 +142,11 @@ def plain_loops(
         return equity - gross * liquidation_fee_bps / 10_000, gross
 
     for i, (price_row, weight_row, rate_row) in enumerate(zip(prices, weights, rates, strict=True)):
-        closed = 0.0
+        marks = last_price
         if low_TA is not None:
             extremes = [low if u > 0 else high for u, low, high in zip(units, low_TA[i], high_TA[i], strict=True)]
             marks = [p if math.isnan(new) else new for new, p in zip(extremes, last_price, strict=True)]
-            cash, closed = liquidated_at(marks, cash)
+        cash, closed = liquidated_at(marks, cash)
         last_price = [new if not math.isnan(new) else old for new, old in zip(price_row, last_price, strict=True)]
         values = [u * p for u, p in zip(units, last_price, strict=True)]
         funding = math.fsum(v * r for v, r in zip(values, rate_row, strict=True))
