@@ -11,7 +11,7 @@ from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json, write_text
 
 _RESULTS = (
-    *("forecasts.parquet", "latest.parquet", "live.parquet", "plain/*.parquet"),
+    *("forecasts.parquet", "latest*.parquet", "live.parquet", "plain/*.parquet"),
     *("candles.parquet", "rollout.parquet", "directions.parquet", "direction_scores.json", "attention", "*.png"),
     *("equity.parquet", "trades.parquet", "weights.parquet", "backtest.json", "report.html", "verify.json"),
 )
@@ -62,8 +62,13 @@ class Run:
 
     @property
     def forecasts(self) -> Path:
-        """What `predict` wrote last."""
+        """What `predict` wrote last of the test bars, or of all."""
         return self.path / "forecasts.parquet"
+
+    @property
+    def latest(self) -> Path:
+        """What `predict` wrote last of the newest bar alone, apart from what a backtest trades."""
+        return self.path / "latest.parquet"
 
     def drop_results(self) -> None:
         """Remove what other commands made of the model, once the model is another: forecasts, tests, pictures."""

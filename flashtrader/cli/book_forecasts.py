@@ -18,6 +18,7 @@ SCORES = "direction_scores.json"
 
 def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -> None:
     """Write directions, scores and their picture beside the forecasts in `path`; show the scores."""
+    from flashtrader.cli.predict import beside
     from flashtrader.files import write_json
     from flashtrader.forecasting.books import forecast_directions
     from flashtrader.forecasting.forecast import tabulate, write_forecasts
@@ -27,7 +28,7 @@ def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -
 
     made, forecasts = forecast_directions(answers), tabulate(answers).forecasts
     experiment = answers.run.experiment
-    directions_path = path.with_name("directions.parquet")
+    directions_path = beside(path, "directions.parquet")
     write_forecasts(path, forecasts)
     write_forecasts(directions_path, made.directions)
     times, newest = forecasts.index, made.directions.iloc[-1]

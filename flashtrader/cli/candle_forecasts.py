@@ -63,14 +63,14 @@ def predict_candles(
     answers: "Answers", split: "Part", path: Path, request: RolloutRequest | None, as_json: bool
 ) -> None:
     """Show the next candles, their scores and, if asked for, a rollout; write all of it beside the forecasts."""
-    from flashtrader.cli.predict import describe
+    from flashtrader.cli.predict import beside, describe
     from flashtrader.forecasting.candles import forecast_candles
     from flashtrader.forecasting.forecast import write_forecasts
 
     made = forecast_candles(answers)
     close = made.close
     write_forecasts(path, close.forecasts)
-    candles = path.parent / "candles.parquet"
+    candles = beside(path, "candles.parquet")
     write_forecasts(candles, made.candles)
     table, payload, notes = describe(close, split, path)
     payload |= {

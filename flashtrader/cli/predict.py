@@ -29,7 +29,11 @@ def predict(
     ] = Part.TEST,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Where to write; the run's forecasts.parquet unless given.", show_default=False),
+        typer.Option(
+            "--out",
+            help="Where to write; the run's forecasts.parquet, or latest.parquet for --split latest, unless given.",
+            show_default=False,
+        ),
     ] = None,
     rollout: Annotated[
         int | None,
@@ -87,6 +91,9 @@ def predict(
 ) -> None:
     """Forecast stored bars with a trained run.
 
+    --split test and all write the run's forecasts.parquet, which `backtest`
+    trades; latest writes latest.parquet and leaves that one alone.
+
     With --follow, fetch new closed bars as they come, forecast each, print a
     line for it (with --json, an object) and write them all to the run's
     live.parquet. Bars from files: read what others store.
@@ -120,33 +127,38 @@ def predict(
         return show_attention(chosen, data_dir, attention, out, as_json)
     if follow:
         return _follow(chosen, data_dir, base_url, num_bars, out, as_json)
+    path = out or (chosen.latest if split is Part.LATEST else chosen.forecasts)
     if chosen.experiment.model.family == "candles":
         from flashtrader.cli.candle_forecasts import predict_candles
 
         answers = answer_run(chosen, data_dir, split.value)
-        return predict_candles(answers, split, out or chosen.forecasts, request, as_json)
+        return predict_candles(answers, split, path, request, as_json)
     if chosen.experiment.data.kind == "books":
         from flashtrader.cli.book_forecasts import show_directions
 
         answers = answer_run(chosen, data_dir, split.value)
-        return show_directions(answers, split.value, out or chosen.forecasts, as_json)
+        return show_directions(answers, split.value, path, as_json)
     made = forecast_run(chosen, data_dir, split.value)
-    path = out or made.run.forecasts
-    if out is None:
+    if path == chosen.forecasts:
         keep_forecasts(made)
     else:
-        write_forecasts(out, made.forecasts)
+        write_forecasts(path, made.forecasts)
     if made.run.experiment.policy.kind == "weights":
         from flashtrader.cli.weight_tables import show_weights
 
         return show_weights(made, split.value, path, as_json)
+    from flashtrader.cli.assessment_tables import skill_table
     from flashtrader.cli.member_tables import forecast_tables
     from flashtrader.cli.plain_tables import score_tables
+    from flashtrader.forecasting.skill import measure_skill
 
     table, payload, notes = describe(made, split, path)
+    skill = measure_skill(made.forecasts, made.outcomes, made.horizon_bars)
+    payload["skill"] = asdict(skill)
+    worth = [skill_table(skill)] if skill.bars else []
     models, of_models = forecast_tables(made)
     payload["plain"] = {model: asdict(score) for model, score in made.mean_scores.items()} if made.plain else {}
-    show([table, *models, *score_tables(made)], payload | of_models, as_json, notes)
+    show([table, *worth, *models, *score_tables(made)], payload | of_models, as_json, notes)
     return None
 
 
@@ -194,6 +206,11 @@ def _follow(
         if num_bars is not None and sum(map(len, followed)) >= num_bars:
             return
         time.sleep(seconds_to_next_close(interval, time.time_ns() // 1_000_000))
+
+
+def beside(path: Path, name: str) -> Path:
+    """Return where another file of the same forecasts goes: beside a latest.parquet, `latest_` begins its name, too."""
+    return path.with_name(f"latest_{name}" if path.stem == "latest" else name)
 
 
 def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[str, Any], list[str]]:

@@ -50,7 +50,8 @@ def train(
 
     if [config, resume, origin].count(None) != 2:
         raise ConfigError(
-            "give one of --config X.yaml to train anew, --resume RUN to go on with a run, --from RUN to train it again"
+            "give --config X.yaml to train anew, or --resume RUN to go on with a run, or --from RUN to train it again; "
+            "one of them alone"
         )
     if allow_changed_data and origin is None:
         raise ConfigError("--allow-changed-data needs --from beside it")

@@ -151,8 +151,9 @@ def test_the_newest_candle_alone_has_no_score_yet(place: Place) -> None:
     assert len(pd.read_parquet(place.root / "newest" / "candles.parquet")) == 1
     assert said["candle_scores"][0]["bars"] == 0
     assert said["calibration"] == []
-    assert not (place.run / "candles.parquet").exists()
     assert "Next candle" not in place.says("predict", "--split", "latest")
+    assert len(pd.read_parquet(place.run / "latest_candles.parquet")) == 1
+    assert not (place.run / "candles.parquet").exists()
 
 
 def test_its_forecasts_of_the_close_are_traded_and_made_first_if_need_be(place: Place) -> None:

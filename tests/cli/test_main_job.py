@@ -331,8 +331,19 @@ def test_a_damaged_checkpoint_is_one_line(trained: Place) -> None:
     assert not (trained.run / "forecasts.parquet").exists()
 
 
+def test_the_newest_forecast_leaves_alone_what_is_traded(trained: Place) -> None:
+    trained("predict")
+    files = trained.run / "forecasts.parquet", trained.run / "plain" / "ridge.parquet"
+    before = [file.read_bytes() for file in files]
+    newest = trained("predict", "--split", "latest")
+    assert newest["forecasts"] == str(trained.run / "latest.parquet")
+    assert len(pd.read_parquet(trained.run / "latest.parquet")) == 1
+    assert [file.read_bytes() for file in files] == before
+    assert trained("backtest")["metrics"]["num_trades"] > 0
+
+
 def test_forecasts_of_other_bars_than_the_test_are_not_traded(trained: Place) -> None:
-    trained("predict", "--split", "latest")
+    trained("predict", "--split", "latest", "--out", trained.run / "forecasts.parquet")
     assert "make them with `flashtrader predict --split test`" in trained.fails(1, "backtest")
 
 

@@ -86,6 +86,7 @@ def test_the_newest_snapshot_has_a_forecast_and_no_score(place: Place) -> None:
     place("train", "--config", SMOKE, "--set", "training.max_steps=2")
     newest = place("predict", "--split", "latest")
     assert newest["bars"] == 1
+    assert newest["directions"] == str(place.run / "latest_directions.parquet")
     assert newest["last"] == times(range(NUM_ROWS))[-1].isoformat()
     assert sum(newest["newest_directions"].values()) == pytest.approx(1)
     assert {score["snapshots"] for score in newest["scores"]} == {0}

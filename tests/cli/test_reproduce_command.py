@@ -189,7 +189,7 @@ def test_a_file_that_is_no_manifest_is_one_line(place: Place, text: str) -> None
 
 
 def test_requests_that_make_no_sense(place: Place) -> None:
-    assert "give one of --config" in place.fails(2, "train", "--from", "tiny-001", "--config", place.config)
+    assert "one of them alone" in place.fails(2, "train", "--from", "tiny-001", "--config", place.config)
     assert "--set can't stand beside --from" in place.fails(
         2, "train", "--from", "tiny-001", "--set", "training.seed=1"
     )
