@@ -55,3 +55,28 @@ def test_a_missing_run_is_an_error_that_names_those_that_exist(tmp_path: Path) -
     trained(tmp_path)
     with pytest.raises(ConfigError, match=r"no run 'huorly' here or in .*; the newest are hourly-001"):
         find_run(tmp_path, "huorly")
+
+
+def test_the_default_is_a_whole_run_and_never_one_of_its_members(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    member = run.member("fold-01-seed-0")
+    member.path.mkdir(parents=True)
+    member.write_config(EXPERIMENT)
+    member.write_manifest({"seed": 0})
+    os.utime(run.path / "manifest.json", ns=(0, 0))
+    assert find_run(tmp_path) == run
+    assert create_run(tmp_path, EXPERIMENT).name == "hourly-002"
+
+
+def test_results_of_other_weights_go_and_what_training_wrote_stays(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    kept = ["checkpoints/best.safetensors", "metrics.jsonl", "plain/ridge.safetensors", "notes.md"]
+    stale = ["forecasts.parquet", "latest.parquet", "latest_candles.parquet", "plain/ridge.parquet", "candles.parquet"]
+    stale += ["directions.parquet", "direction_scores.json", "rollout.parquet", "attention/head.png", "equity.png"]
+    stale += ["backtest.json", "equity.parquet", "trades.parquet", "weights.parquet", "report.html", "verify.json"]
+    for name in kept + stale:
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).touch()
+    run.drop_results()
+    left = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    assert left == {*kept, "config.yaml", "manifest.json"}

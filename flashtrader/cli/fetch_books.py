@@ -32,7 +32,7 @@ class BookOptions:
     def given(self) -> list[str]:
         """The names of those that were given."""
         values = {"--levels": self.levels, "--duration": self.duration, "--every": self.every, "--once": self.once}
-        return [name for name, value in values.items() if value]
+        return [name for name, value in values.items() if value is not None and value is not False]
 
 
 def fetch_books(

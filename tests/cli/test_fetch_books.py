@@ -126,4 +126,6 @@ def test_what_can_not_be_done_is_one_line(
 
 
 def test_options_of_order_books_are_not_for_bars(flashtrader: Command, tmp_path: Path) -> None:
-    assert "--levels goes with --kind orderbook" in flashtrader.fails(2, "fetch", "--symbols", "X", "--levels", 3)
+    for levels in (3, 0):
+        said = flashtrader.fails(2, "fetch", "--symbols", "X", "--levels", levels)
+        assert "--levels goes with --kind orderbook" in said
