@@ -342,6 +342,20 @@ def test_the_newest_forecast_leaves_alone_what_is_traded(trained: Place) -> None
     assert trained("backtest")["metrics"]["num_trades"] > 0
 
 
+def test_a_training_that_goes_on_leaves_nothing_that_was_made_of_older_weights(trained: Place) -> None:
+    def files() -> set[str]:
+        return {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
+
+    by_training = files()
+    trained("predict")
+    trained("predict", "--split", "latest")
+    trained("predict", "--attention", 2)
+    trained("backtest")
+    assert len(files()) > len(by_training) + 10
+    trained("train", "--resume", "tiny-001", "--set", "training.max_steps=8")
+    assert files() == by_training
+
+
 def test_forecasts_of_other_bars_than_the_test_are_not_traded(trained: Place) -> None:
     trained("predict", "--split", "latest", "--out", trained.run / "forecasts.parquet")
     assert "make them with `flashtrader predict --split test`" in trained.fails(1, "backtest")
