@@ -155,7 +155,7 @@ def _train_one(
         tensors, _ = load_tensors(earlier.checkpoints / "best.safetensors")
         learned = {name: tensor for name, tensor in tensors.items() if not name.startswith("standardiser.")}
         model.load_state_dict(learned, strict=False)
-    manifest = describe_training(experiment, data, model)
+    manifest = describe_training(experiment, data, model) | ({"begins_as": earlier.name} if earlier else {})
     beside = fit_plain_models(experiment, data, experiment.plain_models)
     run = create()
     for family, fitted in beside.items():

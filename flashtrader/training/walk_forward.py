@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flashtrader.config import Experiment, SplitConfig
-from flashtrader.errors import ConfigError, TrainingError
+from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Boundaries, Split, split_by_time, split_into_folds
@@ -160,7 +160,7 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
     manifest = run.manifest
     if not run.experiment.has_members:
         return (Fold(Boundaries.read(manifest.get("split")).test_start_ms, (run,)),)
-    members = manifest["members"]
+    members = _recorded(manifest, "members")
     waiting = [member["name"] for member in members if member["status"] not in _FINISHED]
     if waiting:
         raise TrainingError(
@@ -172,18 +172,25 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
             Boundaries.read(recorded).test_start_ms,
             tuple(run.member(member["name"]) for member in members if member["fold"] == fold),
         )
-        for fold, recorded in enumerate(manifest["folds"], start=1)
+        for fold, recorded in enumerate(_recorded(manifest, "folds"), start=1)
     )
 
 
 def refuse_members(run: Run) -> None:
     """Raise ConfigError if a run is of several models, where one is needed."""
     if run.experiment.has_members:
-        names = [member["name"] for member in run.manifest["members"]]
+        names = [member["name"] for member in _recorded(run.manifest, "members")]
         raise ConfigError(
             f"{run.path}: a run of {len(names)} models, where one is needed; give --run {run.member(names[-1]).path}, "
             "or another of them"
         )
+
+
+def _recorded(manifest: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    recorded: list[dict[str, Any]] | None = manifest.get(key)
+    if not recorded:
+        raise DataError(f"manifest.json: {key} is missing; train the run again")
+    return recorded
 
 
 def _outcome(run: Run) -> TrainingSummary | None:

@@ -236,6 +236,7 @@ def test_a_warm_start_begins_with_the_best_weights_of_the_fold_before(
         learned = [name for name in best if not name.startswith("standardiser.")]
         assert all(torch.equal(best[name], begun[name]) for name in learned)
         assert not torch.equal(best["standardiser.feature_mean"], begun["standardiser.feature_mean"])
+        assert run.member(f"fold-02-seed-{seed}").manifest["begins_as"] == f"fold-01-seed-{seed}"
         cold = begins[f"fold-01-seed-{seed}"]
         assert not torch.equal(best["tokeniser.weight"], cold["tokeniser.weight"])
 
