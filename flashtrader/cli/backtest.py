@@ -33,14 +33,27 @@ def backtest(
         Path | None,
         typer.Option("--out", help="Where to write; the run, or a new directory in --runs-dir.", show_default=False),
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put the backtests of several runs on one page.")] = False,
+    compared: Annotated[
+        list[str] | None, typer.Argument(help="With --compare: names or paths of runs.", metavar="[RUN...]")
+    ] = None,
     data_dir: DataDir = Path("data"),
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Trade a run's test forecasts, or anyone's forecasts or weights, and report what they would have earned.
 
-    Policy and costs are the run's own; with --config or --set they are taken from there.
+    Policy and costs are the run's own; with --config or --set they are taken from there. With --compare nothing is
+    traded: the backtests that runs have are put on one page, the first run before the others.
     """
+    if compare or compared:
+        from flashtrader.cli.comparisons import compare_backtests
+
+        trading = {"--run": run, "--forecasts": forecasts, "--weights": weights, "--config": config, "--set": overrides}
+        given = [option for option, value in trading.items() if value]
+        compare_backtests(compared or [], runs_dir, out, as_json, asked=compare, trading=given)
+        return
+
     from flashtrader.backtest.experiment import backtest_file, backtest_run
     from flashtrader.config import load_config
     from flashtrader.errors import ConfigError

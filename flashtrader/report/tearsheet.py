@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flashtrader.backtest.assessment import Assessment
+from flashtrader.backtest.estimates import Significance
 from flashtrader.backtest.result import BacktestResult, Reference
 from flashtrader.config import Experiment, to_yaml
 from flashtrader.files import write_text
@@ -166,16 +167,19 @@ def _alternatives(result: BacktestResult, assessment: Assessment) -> str:
     trust = (
         f'<div class="columns"><div><h3>How sure the Sharpe ratio is</h3>\n'
         f"{table('How sure the Sharpe ratio is', sharpe_rows(significance), kind='facts')}</div>\n"
-        "<div><h3>Difference to the alternatives</h3>\n"
-        + table(
-            "Difference of the Sharpe ratio to the alternatives",
-            difference_rows(significance),
-            ("Sharpe ratio less that of", "Difference", "95 % interval"),
-        )
-        + "</div></div>\n"
+        + _differences(significance)
+        + "</div>\n"
     )
     content = compared + trust + folded("Every figure", table("Every figure", every, head, kind="figures own"))
     return section("alternatives", "Beside the alternatives", content, note)
+
+
+def _differences(significance: Significance) -> str:
+    if not significance.against:
+        return ""
+    head = ("Sharpe ratio less that of", "Difference", "95 % interval")
+    rows = difference_rows(significance)
+    return f"<div><h3>Difference to the alternatives</h3>\n{table('Differences', rows, head)}</div>"
 
 
 def _course(result: BacktestResult, assessment: Assessment) -> str:

@@ -320,7 +320,7 @@ def test_the_commands_make_the_backtest_again(tmp_path):
         assert f"{line}\n" in text.replace(" \\\n  ", " ")
     # Bars: 8 of 10 are there, and a price is missing at none of the backtest's.
     assert "BTCUSDT82022-01-01 00:002022-01-01 09:0020" + "a" * 16 in text
-    without = _Page(_write(result, tmp_path).read_text("utf-8")).text
+    without = _Page(_write(result, tmp_path).read_text("utf-8")).text.replace(" \\\n  ", " ")
     assert "flashtrader backtest --config runs/demo-001/config.yaml --weights runs/demo-001/weights.parquet" in without
 
 
