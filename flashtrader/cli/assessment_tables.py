@@ -1,4 +1,4 @@
-"""How sure a backtest is, in the command's tables."""
+"""How sure a backtest is, and what forecasts are worth, in the commands' tables."""
 
 from typing import TYPE_CHECKING
 
@@ -6,11 +6,12 @@ from flashtrader.cli.console import Table
 
 if TYPE_CHECKING:
     from flashtrader.backtest.assessment import Assessment
+    from flashtrader.forecasting.skill import ForecastSkill
 
 
 def assessment_tables(assessment: "Assessment") -> list[Table]:
     """Return what the figures of a backtest, and the forecasts behind it, are worth."""
-    from flashtrader.report.significance_tables import difference_rows, sharpe_rows, skill_rows
+    from flashtrader.report.significance_tables import difference_rows, sharpe_rows
 
     ratio, interval, *rest = sharpe_rows(assessment.significance)
     beside = [
@@ -19,6 +20,11 @@ def assessment_tables(assessment: "Assessment") -> list[Table]:
         if name != "Cash"
     ]
     tables = [Table("How sure this is", ("", "strategy"), [ratio, interval, *beside, *rest])]
-    if assessment.forecast is not None:
-        tables.append(Table("What its forecasts were worth", ("", "all markets"), skill_rows(assessment.forecast)))
-    return tables
+    return tables if assessment.forecast is None else [*tables, skill_table(assessment.forecast)]
+
+
+def skill_table(skill: "ForecastSkill") -> Table:
+    """Return what forecasts were worth over all markets."""
+    from flashtrader.report.significance_tables import skill_rows
+
+    return Table("What the forecasts are worth", ("", "all markets"), skill_rows(skill))
