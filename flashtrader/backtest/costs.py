@@ -35,9 +35,9 @@ class CostRates:
     half_spread_bps: float
     slippage_bps: float
     slippage_TA: Floats | None = None
-    """Further slippage, as a fraction of traded value; NaN or infinite where it is not known."""
+    """Further slippage, as a fraction of traded value; NaN where it is not known, and nothing is traded."""
     impact_TA: Floats | None = None
-    """Impact of a trade is this times its value to the power 1 + impact_exponent; as `slippage_TA` where unknown."""
+    """A trade's impact is this times its value to the power 1 + impact_exponent; NaN as of `slippage_TA`."""
     impact_exponent: float = 0.5
 
     @property
@@ -122,8 +122,9 @@ def cost_rates(
         ):
             trailing_TA[rows_T >= 0, a] = trailing_R[rows_T[rows_T >= 0]]
     taken, exponent = 1 - config.maker_share, config.impact_exponent
-    with np.errstate(divide="ignore", invalid="ignore"):
-        impact_TA = config.impact_coefficient * volatility_TA * taken ** (1 + exponent) / value_TA**exponent
+    # Where the market trades nothing, no impact is known.
+    traded_TA = np.where(value_TA > 0, value_TA, np.nan)
+    impact_TA = config.impact_coefficient * volatility_TA * taken ** (1 + exponent) / traded_TA**exponent
     return replace(
         constant,
         slippage_TA=taken * config.volatility_slippage * volatility_TA,
