@@ -123,6 +123,8 @@ class Manifest(Machine):
     weights: Mapping[Text, Text] = {}
     """Digest of every model that was fitted, by its file's path within the run."""
     resumed: tuple[Resumption, ...] = ()
+    begins_as: Text | None = None
+    """The member of a walk-forward whose best weights this one began with, if it did."""
 
     @property
     def extents(self) -> dict[str, str]:

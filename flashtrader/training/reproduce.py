@@ -91,6 +91,8 @@ def _machine_changes(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
         changes.append(f"threads: {manifest.threads} then, {_cores()} cores now")
     if not manifest.was_on_cpu:
         changes.append(f"device: {manifest.device} does not add up in the same order twice")
+    if manifest.begins_as is not None:
+        changes.append(f"beginning: the weights of {manifest.begins_as} then, new ones now; make the whole run again")
     training = manifest.experiment.training
     changes += [
         f"length: until step {part.after_step} the run was to have {part.max_steps} steps, and in one go the learning "

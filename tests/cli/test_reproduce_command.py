@@ -102,6 +102,12 @@ def test_every_model_of_a_walk_forward_is_made_again(tmp_path: Path, flashtrader
     assert "identical weights: 6 models, bit for bit" in outcome.err
     assert outcome.json["reproduction"]["identical"] is True
 
+    first, second = (place.run / "members" / f"fold-{number}-seed-0" for number in ("01", "02"))
+    assert "identical weights: 2 models" in place.command.succeeds("train", "--from", first, *place.places()).err
+    said = place.fails(1, "train", "--from", second)
+    assert "other weights than those of" in said
+    assert "beginning: the weights of fold-01-seed-0 then, new ones now" in said
+
 
 def test_changed_data_are_refused_symbol_by_symbol(place: Place) -> None:
     store_bars(place.root / "other", "AAA", markets()["AAA"].drop(index=[300, 301]))
