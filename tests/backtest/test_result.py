@@ -14,6 +14,8 @@ from flashtrader.backtest.signals import read_signals
 from flashtrader.config import BacktestConfig, TanhPolicy
 from flashtrader.errors import DataError
 from flashtrader.interval import Interval
+from flashtrader.market.funding import FundingHistory
+from flashtrader.market.spans import Span
 
 NAN = math.nan
 HOUR_MS = 3_600_000
@@ -302,3 +304,67 @@ def test_plain_models_are_traded_as_the_strategy_is() -> None:
     assert result.plain["persistence"].metrics.num_trades == 0
     assert set(result.references) == {"buy_and_hold", "cash"}
     assert list(summary(result)["references"]) == ["buy_and_hold", "cash", "ridge", "persistence"]
+
+
+def funding_of(hours, rates) -> FundingHistory:
+    table = pd.DataFrame({"timestamp": START_MS + HOUR_MS * np.asarray(hours, np.int64), "rate": rates})
+    return FundingHistory(table, (Span(START_MS, START_MS + 1_000 * HOUR_MS),), "data/bybit/A/funding", "fetch it")
+
+
+@pytest.mark.parametrize("every_hours", [8, 4, 1])
+def test_fetched_funding_is_charged_at_its_own_times_and_rates(every_hours) -> None:
+    hours = np.arange(0, 40, every_hours)
+    rates = np.random.default_rng(every_hours).normal(0, 1e-3, len(hours))
+    config = FREE.model_copy(update={"funding_rate": "fetched"})
+    bars = {"A": make_bars([100] * 30)}
+    result = run_backtest(bars, make_weights({"A": [0.5]}), HOURLY, config, funding={"A": funding_of(hours, rates)})
+    # Row i is filled at i + 1 o'clock. The first pays nothing: nothing was held before it.
+    expected = np.zeros(29)
+    for hour, rate in zip(hours, rates, strict=True):
+        if 2 <= hour <= 29:
+            expected[hour - 1] += 500 * rate
+    np.testing.assert_allclose(result.funding, expected, rtol=1e-12)
+    assert result.equity[-1] == pytest.approx(1_000 - expected.sum())
+
+
+def test_a_day_pays_all_its_settlements_and_each_market_its_own() -> None:
+    days = {symbol: make_bars([100] * 4, hours=24 * np.arange(4)) for symbol in "AB"}
+    funding = {
+        "A": funding_of(range(0, 100, 8), np.full(13, 0.001)),
+        "B": funding_of(range(0, 100, 4), np.full(25, -0.001)),
+    }
+    config = FREE.model_copy(update={"funding_rate": "fetched"})
+    weights = make_weights({"A": [0.25], "B": [0.5]})
+    result = run_backtest(days, weights, Interval("D"), config, funding=funding)
+    np.testing.assert_allclose(result.funding, [0, 250 * 0.003 - 500 * 0.006, 250 * 0.003 - 500 * 0.006])
+
+
+def test_constant_funding_is_that_of_a_settlement_every_eight_hours() -> None:
+    bars = {"A": walk(100, 0), "B": walk(100, 1)}
+    weights = make_weights({"A": np.linspace(-0.5, 0.5, 100).tolist(), "B": [0.3, NAN] * 50})
+    fetched = {symbol: funding_of(range(0, 200, 8), np.full(25, 2e-4)) for symbol in bars}
+    one = run_backtest(bars, weights, HOURLY, BacktestConfig(funding_rate=2e-4))
+    other = run_backtest(bars, weights, HOURLY, BacktestConfig(funding_rate="fetched"), funding=fetched)
+    np.testing.assert_allclose(one.equity, other.equity, rtol=1e-14)
+    assert one.funding.any()
+    written = summary(other)["funding"]
+    assert written == {"used": "fetched", "rate": None, "every_hours": None, "total": pytest.approx(one.funding.sum())}
+
+
+def test_funding_that_does_not_cover_the_backtest_is_refused() -> None:
+    config = FREE.model_copy(update={"funding_rate": "fetched"})
+    short = {"A": funding_of(range(0, 17, 8), np.zeros(3))}
+    run_backtest({"A": make_bars([100] * 20)}, make_weights({"A": [1]}), HOURLY, config, funding=short)
+    with pytest.raises(
+        DataError, match=r"^data/bybit/A/funding: no funding from 2024-01-01T16:00:00Z to 2024-01-02T01"
+    ):
+        run_backtest({"A": make_bars([100] * 26)}, make_weights({"A": [1]}), HOURLY, config, funding=short)
+    with pytest.raises(DataError, match="no funding was given"):
+        run_backtest({"A": make_bars([100] * 20)}, make_weights({"A": [1]}), HOURLY, config)
+    # A market that is listed late needs none before it.
+    bars = {"A": make_bars([100] * 40), "B": make_bars([50] * 10, hours=np.arange(30, 40))}
+    listed = {
+        "A": funding_of(range(0, 41, 8), np.zeros(6)),
+        "B": funding_of([32, 40], np.zeros(2)),
+    }
+    run_backtest(bars, make_weights({"A": [1], "B": [1]}), HOURLY, config, funding=listed)
