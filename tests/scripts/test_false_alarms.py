@@ -51,7 +51,20 @@ def test_two_markets_and_three_strategies_are_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "alarms.json"
-    options = ["--markets", "2", "--bars", "2000", "--strategies", "3", "--strategy-bars", "500", "--out", str(out)]
+    options = [
+        "--markets",
+        "2",
+        "--bars",
+        "2000",
+        "--family",
+        "ridge",
+        "--strategies",
+        "3",
+        "--strategy-bars",
+        "500",
+        "--out",
+        str(out),
+    ]
     monkeypatch.setattr(sys, "argv", ["false_alarms.py", *options, "--json"])
     false_alarms.main()
     made = json.loads(out.read_text())
