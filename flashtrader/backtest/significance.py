@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import kurtosis, norm, skew
+from scipy.special import ndtr, ndtri
 
 from flashtrader.backtest.metrics import sharpe
 from flashtrader.errors import DataError
@@ -46,7 +46,13 @@ def moments(returns_T: Floats) -> Moments:
     ratio = sharpe(returns_T, bars_per_year=1)
     if math.isnan(ratio):
         raise DataError("a Sharpe ratio needs two bars or more whose returns differ")
-    return Moments(ratio, float(skew(returns_T)), float(kurtosis(returns_T, fisher=False)), len(returns_T))
+    standardised_T = (returns_T - returns_T.mean()) / returns_T.std()
+    return Moments(
+        sharpe=ratio,
+        skewness=float((standardised_T**3).mean()),
+        kurtosis=float((standardised_T**4).mean()),
+        num_bars=len(returns_T),
+    )
 
 
 def probabilistic_sharpe_ratio(of: Moments, benchmark: float = 0.0) -> float:
@@ -57,7 +63,7 @@ def probabilistic_sharpe_ratio(of: Moments, benchmark: float = 0.0) -> float:
     excess = of.sharpe - benchmark
     if of.standard_error == 0:
         return float(excess > 0)
-    return float(norm.cdf(excess / of.standard_error))
+    return float(ndtr(excess / of.standard_error))
 
 
 def expected_maximum(num_trials: int) -> float:
@@ -67,7 +73,7 @@ def expected_maximum(num_trials: int) -> float:
     """
     if num_trials < 2:
         return 0.0
-    high, higher = norm.ppf(1 - 1 / num_trials), norm.ppf(1 - 1 / (num_trials * math.e))
+    high, higher = ndtri(1 - 1 / num_trials), ndtri(1 - 1 / (num_trials * math.e))
     return float((1 - np.euler_gamma) * high + np.euler_gamma * higher)
 
 
@@ -86,7 +92,7 @@ def minimum_track_record_bars(of: Moments, benchmark: float = 0.0, confidence: f
     """
     if of.sharpe <= benchmark:
         return math.inf
-    return float(1 + of.variance_factor * (norm.ppf(confidence) / (of.sharpe - benchmark)) ** 2)
+    return float(1 + of.variance_factor * (ndtri(confidence) / (of.sharpe - benchmark)) ** 2)
 
 
 def annualisation_factor(autocorrelations: ArrayLike, bars_per_year: float) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr
 
 from flashtrader.forecasting.scores import horizon_error, influence
 from flashtrader.training.correlation import information_coefficient
@@ -204,7 +204,7 @@ def diebold_mariano(gains_T: Floats, horizon_bars: int) -> tuple[float, float]:
     h, n = horizon_bars, num_bars
     correction = math.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
     statistic = correction * float(gains_T.mean()) / horizon_error(deviations_T, h)
-    return statistic, float(2 * t.sf(abs(statistic), n - 1))
+    return statistic, float(2 * stdtr(n - 1, -abs(statistic)))
 
 
 def _months(
@@ -221,7 +221,7 @@ def _months(
 
 
 def _estimate(value: float, error: float) -> Estimate:
-    reach = float(norm.ppf(0.975)) * error
+    reach = float(ndtri(0.975)) * error
     return Estimate(value, error, (value - reach, value + reach))
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import kurtosis, skew
 
 from flashtrader.backtest.metrics import sharpe
 from flashtrader.backtest.significance import (
@@ -118,6 +119,13 @@ def test_autocovariances_are_sums_of_products() -> None:
 def test_autocorrelation_that_lasts_longer_counts_at_more_lags() -> None:
     assert correlated_lags(autoregressive(0.9, 5_000)) > 10 > correlated_lags(autoregressive(0.3, 5_000)) > 0
     assert correlated_lags(np.zeros(100)) == 0
+
+
+def test_moments_are_those_of_scipy() -> None:
+    returns = np.random.default_rng(0).exponential(size=200)
+    found = moments(returns)
+    assert found.skewness == pytest.approx(skew(returns))
+    assert found.kurtosis == pytest.approx(kurtosis(returns, fisher=False))
 
 
 @pytest.mark.parametrize("returns", [np.array([]), np.array([0.1]), np.full(9, 0.1)])
