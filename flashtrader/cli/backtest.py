@@ -31,11 +31,11 @@ def backtest(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Where to write; the run, or a new directory in --runs-dir.", show_default=False),
+        typer.Option("--out", help="Where to write; else the run, or what is new in --runs-dir.", show_default=False),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Put the backtests of several runs on one page.")] = False,
     compared: Annotated[
-        list[str] | None, typer.Argument(help="With --compare: names or paths of runs.", metavar="[RUN...]")
+        list[str] | None, typer.Argument(help="With --compare: names or paths of runs.", metavar="RUN")
     ] = None,
     data_dir: DataDir = Path("data"),
     runs_dir: RunsDir = Path("runs"),
@@ -43,8 +43,9 @@ def backtest(
 ) -> None:
     """Trade a run's test forecasts, or anyone's forecasts or weights, and report what they would have earned.
 
-    Policy and costs are the run's own; with --config or --set they are taken from there. With --compare nothing is
-    traded: the backtests that runs have are put on one page, the first run before the others.
+    Policy and costs are the run's own; with --config or --set they are taken from there.
+
+    With --compare nothing is traded: the backtests that runs have are put on one page, beside that of the first.
     """
     if compare or compared:
         from flashtrader.cli.comparisons import compare_backtests
@@ -127,6 +128,7 @@ def _forecast(run: "Run", data_dir: Path) -> None:
 def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, report: Path, as_json: bool) -> None:
     from flashtrader.backtest.outputs import summary
     from flashtrader.cli.assessment_tables import assessment_tables
+    from flashtrader.cli.cost_words import costs_in_words, funding_in_words
     from flashtrader.cli.plain_tables import backtest_tables
     from flashtrader.report.metric_names import METRIC_NAMES
 
@@ -134,15 +136,10 @@ def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, r
     rows = [(name.label, *(name.text(getattr(metrics, name.key)) for metrics in measured)) for name in METRIC_NAMES]
     columns = ("", "strategy", *(name.replace("_", " ") for name in result.references))
     config, time = result.config, result.time
-    rate = config.funding_rate
-    if rate is None:
-        funding = "no funding charged"
-    else:
-        funding = "funding as settled" if rate == "fetched" else f"funding {rate:+.4%} every 8 hours"
     notes = [
         f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
-        f"{'the next open' if config.fill == 'next_open' else 'the close'}; {config.fee_bps:g} bp fee and "
-        f"{config.slippage_bps:g} bp slippage a side; {funding}",
+        f"{'the next open' if config.fill == 'next_open' else 'the close'}; {costs_in_words(config)}; "
+        f"{funding_in_words(config)}",
         *([f"beware: {result.calendar_doubt}"] if result.calendar_doubt else []),
         f"report: {report}",
     ]

@@ -46,7 +46,7 @@ def show_weights(made: "Forecasts", split: str, path: Path, as_json: bool) -> No
     notes = [
         f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
         f"target weights: {path}",
-        f"Net of {backtest.fee_bps:g} bp fee and {backtest.slippage_bps:g} bp slippage a side, every trade made: "
+        f"Net of {backtest.cost_rate * 1e4:g} bp of fees, spread and slippage a side, every trade made: "
         "backtest.no_trade_band plays no part here.",
     ]
     if split == "all":

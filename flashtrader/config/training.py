@@ -37,7 +37,7 @@ class TrainingConfig(Section):
     """Longest gradient that is applied whole."""
     loss: Literal["huber", "mse", "cross_entropy", "sharpe"] = "huber"
     """On targets in units of their training standard deviation; cross_entropy on directions; sharpe on weights, net of
-    fee and slippage, without funding and with every trade made, whatever backtest.no_trade_band is."""
+    the backtest's fees, spread and slippage_bps, with every trade made, and without what else it charges."""
     volume_weight: NonNegativeFloat = 0.2
     """Family candles: of volume in the loss, where each price has 1."""
     evaluate_every: PositiveInt = 100

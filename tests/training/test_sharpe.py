@@ -44,16 +44,24 @@ def equity_of(prices: np.ndarray, weights: np.ndarray, config: BacktestConfig) -
         prices,
         weights,
         initial_equity=config.initial_equity,
-        fee_bps=config.fee_bps,
-        slippage_bps=config.slippage_bps,
+        fee_bps=config.paid_fee_bps,
+        half_spread_bps=config.paid_spread_bps,
+        slippage_bps=config.paid_slippage_bps,
         no_trade_band=0.0,
         max_gross=1.0,
     ).equity_T
 
 
-@pytest.mark.parametrize("fee_bps", [0.0, 7.5, 100.0])
-def test_the_net_returns_are_those_of_the_engine(fee_bps: float) -> None:
-    config = BacktestConfig(fee_bps=fee_bps, slippage_bps=fee_bps / 4)
+@pytest.mark.parametrize(
+    "config",
+    [
+        BacktestConfig(fee_bps=0.0, slippage_bps=0.0),
+        BacktestConfig(),
+        BacktestConfig(fee_bps=100.0, slippage_bps=25.0),
+        BacktestConfig(fee_bps=10.0, maker_share=0.4, half_spread_bps=3.0),
+    ],
+)
+def test_the_net_returns_are_those_of_the_engine(config: BacktestConfig) -> None:
     markets = [random_market(seed) for seed in range(3)]
     weights = torch.from_numpy(np.stack([weights[:-1] for _, weights in markets]))
     returns = torch.from_numpy(np.stack([prices[1:] / prices[:-1] - 1 for prices, _ in markets]))
