@@ -34,8 +34,8 @@ def net_returns(weights_BTA: Tensor, returns_BTA: Tensor, cost_rate: float) -> N
         R_i = Σ_a w_i,a · r_i,a − cost_rate · Σ_a |w_i,a − w_i−1,a · (1 + r_i−1,a) / (1 + R_i−1)|
 
     which is `flashtrader.backtest.engine` with every price known and costs in proportion to what is traded: without
-    slippage by volatility, impact, funding, liquidation, or a band within which trades are left out. A segment begins in
-    cash, as a backtest does: its first labelled bar pays for its position.
+    slippage by volatility, impact, funding, liquidation, or a band within which trades are left out. A segment begins
+    in cash, as a backtest does: its first labelled bar pays for its position.
 
     R_i−1 moves R_i by its cost's part in a cost, so the equation is solved for all bars at once by substitution: a
     round leaves an error of cost_rate · Σ|w| times the one before.
