@@ -72,7 +72,7 @@ def one_bar_late(subject: Subject) -> Iterator[Check]:
     skilled = [name for name, series in measures.items() if surely_positive(series[0], horizon)]
     gone = [name for name in skilled if collapses(measures[name][0], measures[name][1], horizon)]
     excused = horizon < MANY_BARS and ("ic" not in gone or products[0].mean() <= IMPLAUSIBLE_IC)
-    verdict = "no skill to lose" if not skilled else "gone" if gone else "kept"
+    verdict = "none" if not skilled else "gone" if gone else "kept"
     check = replace(check, figures={"skill": verdict, **check.figures})
     if not gone or excused:
         yield check

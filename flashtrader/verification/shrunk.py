@@ -57,6 +57,8 @@ REMEMBERING = Effort(
     shuffles=0,
 )
 """What the rule of the simulated exchange takes: the sizes of configs/context.yaml."""
+REMEMBERED_HORIZON_BARS = 24
+"""Over fewer bars that rule is worth too little, over more there are too few outcomes that do not overlap."""
 
 _WIDTH, _HEADS, _MOST_LAYERS, _BATCH = 32, 4, 2, 8
 
@@ -92,9 +94,10 @@ def shrunk(experiment: Experiment, effort: Effort) -> Experiment:
             "max_steps": effort.max_steps,
             "learning_rate": effort.learning_rate,
             "schedule": "cosine",
-            "schedule_warmup_steps": effort.max_steps // 10,
+            "schedule_warmup_steps": effort.max_steps // 20,
             "evaluate_every": effort.max_steps // 4,
             "patience": None,
+            "weight_decay": 0.1,
             "seeds": (),
             "plain_models": (),
             "tensorboard": False,
@@ -102,6 +105,13 @@ def shrunk(experiment: Experiment, effort: Effort) -> Experiment:
     }
     settings = experiment.model_dump()
     return Experiment.model_validate(settings | {name: settings[name] | changed for name, changed in changes.items()})
+
+
+def remembering(experiment: Experiment) -> Experiment:
+    """Return the experiment, of log returns, at the size and horizon that the simulated exchange takes."""
+    small = shrunk(experiment, REMEMBERING).model_dump()
+    target = {"kind": "log_return", "horizon_bars": REMEMBERED_HORIZON_BARS}
+    return Experiment.model_validate(small | {"panel": small["panel"] | {"target": target}})
 
 
 def rows_of(experiment: Experiment, effort: Effort) -> int:

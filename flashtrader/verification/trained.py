@@ -28,7 +28,7 @@ from flashtrader.training.loop import train_model
 from flashtrader.verification.checks import Check, Figure, Subject
 from flashtrader.verification.histories import between, clock_of, store_tables, stored_tables
 from flashtrader.verification.planted import Market, leaning_book, simulated_market, trending_market
-from flashtrader.verification.shrunk import FULL, QUICK, REMEMBERING, Effort, rows_of, shrunk
+from flashtrader.verification.shrunk import FULL, QUICK, REMEMBERING, Effort, remembering, rows_of, shrunk
 
 LEVEL = 0.999
 """Of every interval: about one healthy run in a thousand fails an attack by chance."""
@@ -174,9 +174,8 @@ def _market_with_a_rule(subject: Subject) -> tuple[Market, str]:
     """
     experiment, directory = subject.experiment, subject.directory("planted")
     if subject.full and experiment.panel.target.kind == "log_return" and experiment.plain_family is None:
-        experiment = shrunk(experiment, REMEMBERING)
-        market = simulated_market(experiment, directory, REMEMBERING.rows, noise_only=False)
-        return market, "the simulated exchange, an announcement 256 to 320 bars back"
+        market = simulated_market(remembering(experiment), directory, REMEMBERING.rows, noise_only=False)
+        return market, "the simulated exchange, where an announcement is paid back 256 to 320 bars later"
     effort = FULL if subject.full else QUICK
     experiment = shrunk(experiment, effort)
     rows = rows_of(experiment, effort)

@@ -94,7 +94,7 @@ def test_fills_that_look_ahead_are_caught_though_the_forecasts_do_not(
 
 def test_noise_has_nothing_to_lose(place: Place) -> None:
     check = place.attack(place.noise)
-    assert (check.outcome, check.figures["skill"]) == ("passed", "no skill to lose")
+    assert (check.outcome, check.figures["skill"]) == ("passed", "none")
 
 
 def test_forecasts_that_never_vary_have_nothing_to_lose(place: Place) -> None:
