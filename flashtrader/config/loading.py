@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{path}: can't be read ({error.strerror or error}); give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
+    return _experiment(text, path, tuple(overrides))
+
+
+# A command asks a run for its experiment many times over, and parsing takes longer than all else in doing so.
+@lru_cache(maxsize=64)
+def _experiment(text: str, path: Path, overrides: tuple[str, ...]) -> Experiment:
     settings = _parse_yaml(text, str(path))
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected sections such as `data:` and `model:`, found {type(settings).__name__}")
