@@ -81,6 +81,32 @@ def test_what_only_candles_have_is_refused_elsewhere(tmp_path: Path) -> None:
         assert experiment.panel.multiscale in ((), ("60",))
 
 
+BOOKS = (
+    "data: {symbols: [BTC], kind: books}\npanel: {target: {kind: direction}}\n"
+    "model: {family: orderbook}\ntraining: {loss: cross_entropy}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "reason"),
+    [
+        (SMALLEST, "data.levels=5", "only kind books takes it, not bars"),
+        (SMALLEST, "panel.max_gap_ms=5", "only kind books takes it, not bars"),
+        (SMALLEST, "data.noise_only=true", "only source simulated takes it, not bybit"),
+        (SMALLEST, "training.volume_weight=0.5", "only family candles takes it, not returns"),
+        (BOOKS, "panel.features=[rsi_14]", "only kind bars takes it, not books"),
+        (BOOKS, "panel.max_gap_bars=5", "only kind bars takes it, not books"),
+        (BOOKS, "data.interval=5", "only kind bars takes it, not books"),
+    ],
+)
+def test_a_key_without_effect_is_refused_and_the_defaults_of_a_run_are_not(
+    tmp_path: Path, text: str, override: str, reason: str
+) -> None:
+    assert refusal(tmp_path, text, override) == f"{override.partition('=')[0]}: {reason}"
+    experiment = load_config(write(tmp_path, text))
+    assert load_config(write(tmp_path, to_yaml(experiment))) == experiment
+
+
 def test_overrides_win_and_choose_a_policy(tmp_path: Path) -> None:
     overrides = ["model.width=32", "model.context_bars=null", "policy.kind=threshold", "policy.short_below=-0.1"]
     experiment = load_config(write(tmp_path, SMALLEST), overrides)

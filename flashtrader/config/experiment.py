@@ -18,6 +18,21 @@ _LEARNED: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Targets and losses of the families that don't learn a log return."""
 
+_TAKEN_BY = {
+    "data.category": ("source", "bybit"),
+    "data.noise_only": ("source", "simulated"),
+    "data.interval": ("kind", "bars"),
+    "data.levels": ("kind", "books"),
+    "panel.features": ("kind", "bars"),
+    "panel.max_gap_bars": ("kind", "bars"),
+    "panel.max_gap_ms": ("kind", "books"),
+    "panel.multiscale": ("family", "candles"),
+    "model.distribution": ("family", "candles"),
+    "model.volume_head": ("family", "candles"),
+    "training.volume_weight": ("family", "candles"),
+}
+"""Keys that mean something to one kind of experiment alone."""
+
 
 class Experiment(Section):
     """One YAML file: one experiment."""
@@ -58,16 +73,20 @@ class Experiment(Section):
             raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
         if loss == "sharpe" and self.training.labels == "last":
             raise ValueError("training.labels: sharpe is learned from bars in a row; take labels: all")
-        of_candles = {
-            "panel.multiscale": self.panel.multiscale,
-            "model.distribution": self.model.distribution != "point",
-            "model.volume_head": self.model.volume_head,
-        }
-        given = [key for key, value in of_candles.items() if value]
-        if given and family != "candles":
-            raise ValueError(f"{given[0]}: only family candles takes it, not {family}")
         if family in ("candles", "orderbook") and len(self.data.symbols) > 1:
             raise ValueError(f"data.symbols: family {family} reads one market; train one run for each")
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> Self:
+        """Refuse a key that changes nothing here; one at its default can't be told from one that is not there."""
+        is_of = {"family": self.model.family, "kind": self.data.kind, "source": self.data.source}
+        for key, (what, only) in _TAKEN_BY.items():
+            name, _, field = key.partition(".")
+            section: Section = getattr(self, name)
+            default = type(section).model_fields[field].default
+            if is_of[what] != only and getattr(section, field) != default:
+                raise ValueError(f"{key}: only {what} {only} takes it, not {is_of[what]}")
         return self
 
     @model_validator(mode="after")
