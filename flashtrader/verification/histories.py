@@ -18,6 +18,7 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import PRICES
 from flashtrader.market.book_store import BookSeries, BookStore, load_books
 from flashtrader.market.books import book_table, num_levels
+from flashtrader.market.funding_store import FundingStore, load_funding
 from flashtrader.market.spans import Span
 from flashtrader.market.store import Series, Store, load_bars, stored_source
 from flashtrader.models.stream import chunk_length
@@ -28,6 +29,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 _LEAST_ROWS = 2_500
 _HOLES = 8
+_OTHER_RATE = 0.00123
 _LATE_ROWS = 10
 
 
@@ -47,6 +49,18 @@ def store_tables(data: DataConfig, tables: Tables, data_dir: Path) -> None:
             times = table["timestamp"].to_numpy()
             answered = Span(int(times[0]), int(interval.close(times[-1:])[0]))
             Store(data_dir).append(Series(source, symbol, interval), table, answered)
+
+
+def store_funding(data: DataConfig, from_dir: Path, data_dir: Path, after_ms: int | None) -> None:
+    """Copy the stored funding of every symbol; rates that are settled after `after_ms` become others."""
+    source = stored_source(data)
+    for symbol, history in load_funding(data, from_dir).items():
+        for span in history.answered:
+            settled = history.settlements
+            settled = settled[settled["timestamp"].between(span.start_ms, span.end_ms, inclusive="left")]
+            if after_ms is not None:
+                settled = settled.assign(rate=settled["rate"].where(settled["timestamp"] <= after_ms, _OTHER_RATE))
+            FundingStore(data_dir).append(source, symbol, settled, span)
 
 
 def copy_of(subject: Subject, test_start_ms: int) -> Run:

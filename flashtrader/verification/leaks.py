@@ -30,6 +30,7 @@ from flashtrader.verification.histories import (
     cut_rows,
     damaged,
     rows_needed,
+    store_funding,
     store_tables,
     stored_tables,
     with_other_future,
@@ -85,7 +86,7 @@ def future_noise(subject: Subject) -> Iterator[Check]:
         for row in cut_rows(tables, run.experiment, stretch.boundaries_ms, generator, num_random):
             cut_ms = int(clock[row])
             other = with_other_future(tables, cut_ms, generator)
-            after = _observe(run, _stored(subject, run.experiment, other))
+            after = _observe(run, _stored(subject, run.experiment, other, cut_ms))
             cuts, rows = cuts + 1, rows + row + 1
             for name in names:
                 first = before[name].first_change(after[name], cut_ms)
@@ -193,10 +194,12 @@ def _stretches(subject: Subject) -> Iterator[_Stretch]:
         yield _Stretch(copy, piece, boundaries_ms)
 
 
-def _stored(subject: Subject, experiment: Experiment, tables: Tables) -> Path:
-    """Return a new data directory with this history."""
+def _stored(subject: Subject, experiment: Experiment, tables: Tables, cut_ms: int | None = None) -> Path:
+    """Return a new data directory with this history, and with the funding, other rates after a cut, that it charges."""
     data_dir = subject.directory("data")
     store_tables(experiment.data, tables, data_dir)
+    if experiment.backtest.funding_rate == "fetched":
+        store_funding(experiment.data, subject.data_dir, data_dir, cut_ms)
     return data_dir
 
 
@@ -223,7 +226,7 @@ def _features(panel: Panel) -> Trace:
 
 
 def _forecasts(made: Forecasts, outputs: tuple[NDArray[np.float32], ...]) -> Trace:
-    tables = (made.forecasts, *made.plain.values())
+    tables = (made.forecasts, *made.plain.values(), *made.seeds.values())
     return Trace(_times(made.forecasts), (*(table.to_numpy() for table in tables), *outputs))
 
 

@@ -24,11 +24,13 @@ from flashtrader.panel.features import History
 from flashtrader.panel.loading import LoadedPanel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, Split
+from flashtrader.run import Run
+from flashtrader.training.walk_forward import Fold
 from flashtrader.verification.checks import Attack, Check, Subject
 from flashtrader.verification.histories import clock_of
 from flashtrader.verification.leaks import future_noise, past_noise
 from flashtrader.verification.open_bar import open_bar
-from flashtrader.verification.training_leaks import training_noise
+from flashtrader.verification.training_leaks import training_noise, walk_forward_noise
 
 Leaky = Callable[[Any], Callable[..., Any]]
 """From a function of the pipeline to one that leaks."""
@@ -112,7 +114,7 @@ def _filled_backwards(panel_of: Any) -> Callable[..., Panel]:
 
 
 def _joined_by_row(build_panel: Any) -> Callable[..., Panel]:
-    """Put each market's newest bar into the newest row, the one before into the row before, the first into the first."""
+    """Put each market's newest bar into the newest row, the one before into the row before; the first stays first."""
 
     def leaky(bars: Mapping[str, pd.DataFrame], *arguments: Any) -> Panel:
         clock = clock_of(bars)
@@ -159,10 +161,10 @@ def _scaled_by_all(load_panel: Any) -> Callable[..., LoadedPanel]:
     return leaky
 
 
-def _ranked_among_all(target_weights: Any) -> Callable[..., pd.DataFrame]:
-    def leaky(forecasts: pd.DataFrame, *arguments: Any, **options: Any) -> pd.DataFrame:
+def _ranked_among_all(policy_weights: Any) -> Callable[..., pd.DataFrame]:
+    def leaky(forecasts: pd.DataFrame, *arguments: Any) -> pd.DataFrame:
         standard = (forecasts - forecasts.mean()) / forecasts.std()
-        weights: pd.DataFrame = target_weights(standard, *arguments, **options)
+        weights: pd.DataFrame = policy_weights(standard, *arguments)
         return weights
 
     return leaky
@@ -197,6 +199,14 @@ def _stopped_by_the_test(split_by_time: Any) -> Callable[..., Split]:
     return leaky
 
 
+def _newest_fold_forecasts_all(trained_folds: Any) -> Callable[..., tuple[Fold, ...]]:
+    def leaky(run: Run) -> tuple[Fold, ...]:
+        folds: tuple[Fold, ...] = trained_folds(run)
+        return (replace(folds[-1], test_start_ms=folds[0].test_start_ms),)
+
+    return leaky
+
+
 def _rounded_up(_floor: Any) -> Callable[[Interval, int], int]:
     return lambda interval, time_ms: int(interval.close(np.array([time_ms]))[0])
 
@@ -208,6 +218,10 @@ def _all_of_a_page(add: Any) -> Callable[..., None]:
         add(batch, Page(page.bars, whole), whole)
 
     return leaky
+
+
+def _needs_folds(experiment: Experiment) -> str:
+    return "" if experiment.split.walk_forward else "the run is no walk-forward"
 
 
 def _needs_markets(experiment: Experiment) -> str:
@@ -240,11 +254,6 @@ def _needs_scaled_inputs(experiment: Experiment) -> str:
 
 def _needs_changing_weights(experiment: Experiment) -> str:
     return _needs_bars(experiment) or _needs_answers(experiment)
-
-
-def _needs_fitting(experiment: Experiment) -> str:
-    family = experiment.plain_family
-    return f"{family} chooses nothing by the validation rows" if family in (*_ANSWERS_NO_BAR, "momentum") else ""
 
 
 MUTANTS = (
@@ -282,7 +291,7 @@ MUTANTS = (
     Mutant(
         "forecasts standardised over the whole test",
         future_noise,
-        {"flashtrader.backtest.experiment:target_weights": _ranked_among_all},
+        {"flashtrader.backtest.experiment:policy_weights": _ranked_among_all},
         _needs_changing_weights,
     ),
     Mutant(
@@ -297,6 +306,12 @@ MUTANTS = (
         "the best weights chosen by the test part",
         training_noise,
         {"flashtrader.training.data:split_by_time": _stopped_by_the_test},
+    ),
+    Mutant(
+        "bars forecast by a later fold",
+        walk_forward_noise,
+        {"flashtrader.forecasting.forecast:trained_folds": _newest_fold_forecasts_all},
+        _needs_folds,
     ),
     Mutant(
         "the open bar taken for closed", open_bar, {"flashtrader.interval:Interval.floor": _rounded_up}, _needs_bars

@@ -18,12 +18,13 @@ from flashtrader.verification.leaks import future_noise, past_noise
 from flashtrader.verification.mutants import mutants
 from flashtrader.verification.open_bar import open_bar
 from flashtrader.verification.trained import noise_only_market, planted_signal, shuffled_targets
-from flashtrader.verification.training_leaks import training_noise
+from flashtrader.verification.training_leaks import training_noise, walk_forward_noise
 
 ATTACKS: tuple[Attack, ...] = (
     future_noise,
     past_noise,
     training_noise,
+    walk_forward_noise,
     open_bar,
     one_bar_late,
     shuffled_targets,

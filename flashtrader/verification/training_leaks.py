@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.config import Experiment
+from flashtrader.forecasting.forecast import forecast_run
 from flashtrader.market.spans import iso_time
 from flashtrader.models.weights import load_tensors
 from flashtrader.panel.splits import Boundaries, Rows
+from flashtrader.run import Run
 from flashtrader.training.data import LabelledPanel, label, prepare
 from flashtrader.training.loop import train_model
 from flashtrader.training.manifest import with_bars_of
+from flashtrader.training.walk_forward import trained_folds
 from flashtrader.verification.checks import Check, Subject
-from flashtrader.verification.histories import Tables, store_tables, stored_tables, with_other_future
+from flashtrader.verification.histories import Tables, between, store_tables, stored_tables, with_other_future
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -24,9 +28,20 @@ _STEPS = 2
 
 
 def training_noise(subject: Subject) -> Iterator[Check]:
-    """Replace every bar of the parts after one that is trained on; what training gets of it must stay, bit for bit."""
-    experiment = with_bars_of(subject.run, subject.experiment)
-    boundaries = Boundaries.read(subject.run.manifest.get("split"))
+    """Replace every bar of the parts after one that is trained on; what training gets of it must stay, bit for bit.
+
+    Of a run of several models the last fold's first is attacked, in full every one.
+    """
+    folds = trained_folds(subject.run)
+    members = [member for fold in folds for member in fold.members] if subject.full else [folds[-1].members[0]]
+    for member in members:
+        of = f" of {member.name}" if member != subject.run else ""
+        yield from _attack(subject, member, of)
+
+
+def _attack(subject: Subject, run: Run, of: str) -> Iterator[Check]:
+    experiment = with_bars_of(run, run.experiment)
+    boundaries = Boundaries.read(run.manifest.get("split"))
     tables = stored_tables(experiment.data, subject.data_dir)
     stored = _stored(subject, experiment, tables)
     made = _labelled(experiment, stored)
@@ -38,7 +53,7 @@ def training_noise(subject: Subject) -> Iterator[Check]:
         changed = _changed(_learned_from(made, part), _learned_from(other, part))
         void = not _changed({"": made.panel.targets}, {"": other.panel.targets})
         yield Check(
-            name=f"future noise: {name}",
+            name=f"future noise: {name}{of}",
             tried=(
                 f"replaced every bar from {iso_time(start_ms)} on, where the next part begins; compared split, "
                 f"scaler, features and targets of the {name}, bit for bit"
@@ -53,7 +68,7 @@ def training_noise(subject: Subject) -> Iterator[Check]:
         _trained(subject, experiment, _stored(subject, experiment, _replaced_from(tables, test_start_ms))),
     )
     yield Check(
-        name="future noise: trained weights",
+        name=f"future noise: trained weights{of}",
         tried=(
             f"replaced every bar from {iso_time(test_start_ms)} on, where the test begins; trained {_STEPS} steps on "
             "each history, and compared weights, losses and plain models, bit for bit"
@@ -61,6 +76,37 @@ def training_noise(subject: Subject) -> Iterator[Check]:
         outcome="failed" if changed else "passed",
         reason=f"{', '.join(changed)} changed" if changed else "",
         figures={"steps": _STEPS},
+    )
+
+
+def walk_forward_noise(subject: Subject) -> Iterator[Check]:
+    """Train two folds on a history and on one with another future from within the first fold's test on.
+
+    What was forecast before must stay: no bar may be forecast by a model that learned from later ones.
+    """
+    name, tried = "future noise: walk-forward", "trained two folds on two histories that part within the first's test"
+    folds = [Boundaries.read(fold) for fold in subject.run.manifest.get("folds", [])]
+    if len(folds) < 2:
+        yield Check(name, tried, "skipped", "the run is no walk-forward of several folds")
+        return
+    experiment = with_bars_of(subject.run, subject.experiment)
+    starts_ms = [fold.test_start_ms for fold in folds]
+    end_ms = starts_ms[2] if len(folds) > 2 else folds[-1].end_ms
+    cut_ms = (starts_ms[0] + starts_ms[1]) // 2
+    tables = between(stored_tables(experiment.data, subject.data_dir), 0, end_ms - 1)
+    before, after = (
+        _short_forecasts(subject, experiment, _stored(subject, experiment, history))
+        for history in (tables, _replaced_from(tables, cut_ms + 1))
+    )
+    until = pd.Timestamp(cut_ms, unit="ms", tz="UTC")
+    changed = not before[:until].equals(after[:until])
+    void = before[until:].equals(after[until:])
+    yield Check(
+        name=name,
+        tried=f"{tried}, at {iso_time(cut_ms)}; compared the stitched forecasts before, bit for bit",
+        outcome="failed" if changed or void else "passed",
+        reason="forecasts before the cut changed" if changed else "no forecast after it changed: void" if void else "",
+        figures={"rows": len(before[:until])},
     )
 
 
@@ -97,15 +143,23 @@ def _learned_from(made: LabelledPanel, part: str) -> Arrays:
     return learned
 
 
+def _short_forecasts(subject: Subject, experiment: Experiment, data_dir: Path) -> pd.DataFrame:
+    """Return the test forecasts of a short training, of one seed."""
+    return forecast_run(_trained_run(subject, experiment, data_dir), data_dir).forecasts
+
+
+def _trained_run(subject: Subject, experiment: Experiment, data_dir: Path) -> Run:
+    # On a CPU, for there the same training ends at the same bits.
+    changes = {"max_steps": _STEPS, "evaluate_every": _STEPS, "batch_size": 2, "device": "cpu", "seeds": ()}
+    shorter = experiment.model_copy(update={"training": experiment.training.model_copy(update=changes)})
+    return train_model(shorter, data_dir, subject.directory("runs"), lambda _: None).run
+
+
 def _trained(subject: Subject, experiment: Experiment, data_dir: Path) -> Arrays:
     """Return what a short training ends with."""
-    # On a CPU, for there the same training ends at the same bits.
-    changes = {"max_steps": _STEPS, "evaluate_every": _STEPS, "batch_size": 2, "device": "cpu"}
-    training = experiment.training.model_copy(update=changes)
-    shorter = experiment.model_copy(update={"training": training})
-    run = train_model(shorter, data_dir, subject.directory("runs"), lambda _: None).run
+    run = _trained_run(subject, experiment, data_dir)
     paths = {"best weights": run.checkpoints / "best.safetensors"}
-    paths |= {f"plain model {family}": run.plain_model(family) for family in shorter.plain_models}
+    paths |= {f"plain model {family}": run.plain_model(family) for family in experiment.plain_models}
     found: dict[str, NDArray[Any]] = {}
     for name, path in paths.items():
         tensors, facts = load_tensors(path)
