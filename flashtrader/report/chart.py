@@ -57,6 +57,8 @@ class Chart:
     height: int = 300
     """In pixels; on a phone and on paper `height_narrow`."""
     height_narrow: int = 240
+    wide: bool = False
+    """Whether it takes all of a wide screen; others stand side by side."""
     can_be_log: bool = False
     """Whether a button turns the vertical axis logarithmic; it begins as `layout` says."""
 

@@ -96,6 +96,7 @@ def equity_chart(strategy: Curve, beside: Mapping[str, Curve], around: EquityBan
         timed=True,
         height=400,
         height_narrow=290,
+        wide=True,
         can_be_log=positive,
     )
 
@@ -229,6 +230,7 @@ def positions_chart(timestamps: Timestamps, weights_TA: Floats, symbols: Sequenc
         legend=(Entry("Long", BLUE, ()), Entry("Short", VERMILION, ())),
         timed=True,
         fit=False,
+        wide=True,
         height=strips,
         height_narrow=strips,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from flashtrader.report.chart import BLUE, OTHERS, Chart, legend, level, line
 from flashtrader.report.formats import UNKNOWN, counted, fixed, percent
 from flashtrader.report.markup import document, figures, prose, section, spans, table
 from flashtrader.report.metric_names import METRIC_NAMES
-from flashtrader.report.origin import bar_length, utc
+from flashtrader.report.origin import bar_length, date, utc
 from flashtrader.report.significance_tables import interval
 from flashtrader.report.summaries import Curve, Floats, Timestamps, drawdown
 from flashtrader.run import Run
@@ -196,9 +196,12 @@ def _course(comparison: Comparison) -> str:
             ),
         ]
     )
-    head = ("Run", "Total return", "Largest drawdown", "Sharpe ratio", f"Less that of {runs[0].name}", "95 % interval")
+    head = ("Run", "Total return", "Largest drawdown", "Sharpe ratio", "Difference", "95 % interval")
     others = [run.name for run in runs if len(run.timestamps) > len(timestamps)]
-    note = "All over the bars that every run has, with differences drawn from the same bars for all runs."
+    note = (
+        f"Each difference is the Sharpe ratio less that of {runs[0].name}; its interval is drawn from the same bars "
+        "for both."
+    )
     if others:
         note += f" Bars that another lacks are left out of {', '.join(others)}."
     return section(
@@ -229,6 +232,7 @@ def _chart(name: str, title: str, unit: str, runs: Sequence[TradedRun], curves: 
         layout={"shapes": [level(1.0)]} if grows else {"yaxis": {"tickformat": "~%", "rangemode": "tozero"}},
         legend=legend(zip(last, colours, strict=True)),
         timed=True,
+        wide=True,
         height=380 if grows else 280,
         can_be_log=grows and all(curve.equity.min() > 0 for curve in curves),
     )
@@ -236,7 +240,8 @@ def _chart(name: str, title: str, unit: str, runs: Sequence[TradedRun], curves: 
 
 def _figures(runs: Sequence[TradedRun]) -> str:
     rows = [
-        ("Period", *(_period(run.timestamps) for run in runs)),
+        ("First bar", *(date(run.timestamps[0]) for run in runs)),
+        ("Last bar", *(date(run.timestamps[-1]) for run in runs)),
         *(
             (
                 name.label,

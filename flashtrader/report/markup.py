@@ -82,7 +82,20 @@ def spans() -> str:
     )
 
 
-def figure(chart: Chart) -> str:
+def figures(charts: Iterable[Chart | None]) -> str:
+    """Return charts in pairs where there is room; one without a partner takes the width of both, as wide ones do."""
+    kept = [chart for chart in charts if chart is not None]
+    drawn, place = [], 0
+    while place < len(kept):
+        pair = kept[place : place + 2]
+        if len(pair) < 2 or any(chart.wide for chart in pair):
+            pair = pair[:1]
+        drawn += [_figure(chart, wide=len(pair) == 1) for chart in pair]
+        place += len(pair)
+    return f'<div class="charts">\n{"".join(drawn)}</div>\n' if drawn else ""
+
+
+def _figure(chart: Chart, *, wide: bool) -> str:
     """Return a chart with its words; without JavaScript its main numbers stand in its place."""
     data = {
         "traces": chart.traces,
@@ -102,7 +115,7 @@ def figure(chart: Chart) -> str:
         f'<button type="button" class="log" aria-pressed="{logarithmic}">Log scale</button>' if chart.can_be_log else ""
     )
     return (
-        f'<figure class="chart" id="chart-{chart.name}">\n'
+        f'<figure class="chart{" wide" if wide else ""}" id="chart-{chart.name}">\n'
         f'<div class="head"><h3>{escape(chart.title)}</h3>{log}<p>{escape(chart.unit)}</p></div>\n'
         + (f'<div class="legend">{entries}</div>\n' if entries else "")
         + f'<div class="plot" role="img" aria-label="{escape(chart.alt)}" '
@@ -112,12 +125,6 @@ def figure(chart: Chart) -> str:
         f'<script type="application/json">{embedded(data)}</script>\n'
         "</figure>\n"
     )
-
-
-def figures(charts: Iterable[Chart | None]) -> str:
-    """Return charts side by side where there is room."""
-    drawn = [figure(chart) for chart in charts if chart is not None]
-    return f'<div class="charts">\n{"".join(drawn)}</div>\n' if drawn else ""
 
 
 def tiles(facts: Mapping[str, str]) -> str:

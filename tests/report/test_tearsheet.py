@@ -212,7 +212,7 @@ def test_weights_alone_have_no_forecasts_on_the_page(tmp_path):
 
 
 def test_a_long_history_stays_a_small_page(tmp_path):
-    result = _random_result(60_000, plain=("ridge", "boosting"))
+    result = _random_result(20_000, plain=("ridge",))
     text = _write(result, tmp_path).read_text("utf-8")
     assert len(text) - len(_Page(text).scripts[-2]) < 1_500_000
     drawn = next(trace for trace in _Page(text).charts["equity"]["traces"] if trace["name"] == "Strategy")
