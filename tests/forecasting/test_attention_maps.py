@@ -277,7 +277,7 @@ def run_of(tmp_path: Path, panel: Panel) -> Run:
     run = Run(tmp_path)
     (tmp_path / "config.yaml").write_text(to_yaml(experiment("returns")))
     boundaries = {"validation_start_ms": int(panel.timestamps[30]), "test_start_ms": int(panel.timestamps[50])}
-    run.write_manifest({"split": {**boundaries, "end_ms": 0, "horizon_bars": 1, "embargo_bars": 0}})
+    run.write_manifest({"split": {**boundaries, "train_start_ms": 0, "end_ms": 0, "reach_bars": 1, "embargo_bars": 0}})
     return run
 
 
