@@ -15,12 +15,10 @@ def costs_in_words(config: "BacktestConfig") -> str:
         ]
     if config.half_spread_bps:
         parts.append(f"{config.half_spread_bps:g} bp half-spread")
-    slippage = f"{config.slippage_bps:g} bp"
-    if config.volatility_slippage:
-        slippage += f" + {config.volatility_slippage:g} volatilities of"
-    parts.append(f"{slippage} slippage")
+    by_volatility = f" + {config.volatility_slippage:g} σ" if config.volatility_slippage else ""
+    parts.append(f"{config.slippage_bps:g} bp{by_volatility} slippage")
     if config.impact_coefficient:
-        parts.append(f"impact {config.impact_coefficient:g} volatilities × participation^{config.impact_exponent:g}")
+        parts.append(f"{config.impact_coefficient:g} σ · participation^{config.impact_exponent:g} impact")
     return f"{', '.join(parts[:-1])} and {parts[-1]} a side"
 
 
