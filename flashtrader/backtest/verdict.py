@@ -66,7 +66,7 @@ def tell(finding: Finding, result: BacktestResult, significance: Significance) -
     if finding is Finding.TOO_SHORT:
         return f"Too short to judge: {_shortness(significance)}."
     held = significance.against["buy_and_hold"]
-    beside = f"{_number(held.difference, signed=True)} beside buy and hold, {_range(held.interval)}"
+    beside = f"difference to buy and hold {_number(held.difference, signed=True)}, {_range(held.interval)}"
     match finding:
         case Finding.LOSES:
             return f"Loses money: {ratio}.{_costs(significance)}"
@@ -107,7 +107,9 @@ def _shortness(significance: Significance) -> str:
         return f"{sharpe.bars} returns of at least {MIN_RETURNS}"
     if math.isnan(sharpe.annual):
         return "no two returns differ"
-    return f"{sharpe.bars:,} returns, so uneven that Sharpe {_number(sharpe.annual)} takes {math.ceil(needed):,} to show"
+    return (
+        f"{sharpe.bars:,} returns, so uneven that Sharpe {_number(sharpe.annual)} takes {math.ceil(needed):,} to show"
+    )
 
 
 def _chance(significance: Significance) -> str:

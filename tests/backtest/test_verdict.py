@@ -94,12 +94,12 @@ def test_better_than_cash_alone() -> None:
     assert verdict(significance(ABOVE, ACROSS)) == (
         Finding.LIKE_BUY_AND_HOLD,
         "Not distinguishable from buy and hold: Sharpe 1.10, 95 % interval 0.30 to 2.90; "
-        "+0.40 beside buy and hold, −0.70 to 2.90.",
+        "difference to buy and hold +0.40, −0.70 to 2.90.",
     )
     assert verdict(significance(ABOVE, BELOW)) == (
         Finding.WORSE_THAN_BUY_AND_HOLD,
         "Better than cash, but worse than buy and hold: Sharpe 1.10, 95 % interval 0.30 to 2.90; "
-        "+0.40 beside buy and hold, −2.90 to −0.30.",
+        "difference to buy and hold +0.40, −2.90 to −0.30.",
     )
 
 
@@ -137,7 +137,8 @@ def test_a_record_shorter_than_its_ratio_needs() -> None:
 def test_skill() -> None:
     assert verdict(significance()) == (
         Finding.BEATS_BUY_AND_HOLD,
-        "Better than buy and hold: Sharpe 1.10, 95 % interval 0.30 to 2.90; +0.40 beside buy and hold, 0.30 to 2.90.",
+        "Better than buy and hold: Sharpe 1.10, 95 % interval 0.30 to 2.90; "
+        "difference to buy and hold +0.40, 0.30 to 2.90.",
     )
 
 
