@@ -26,7 +26,7 @@ def training_tables(summary: "TrainingSummary") -> tuple[list[Table], dict[str, 
     """Return how each model of a run was trained, for people and for `--json`; nothing of a run of one."""
     from flashtrader.report.formats import fixed
     from flashtrader.report.metric_names import SKILL_LABELS
-    from flashtrader.training.walk_forward import spread_over_seeds
+    from flashtrader.training.summary import Spread
 
     manifest = summary.run.manifest
     members = manifest.get("members")
@@ -50,12 +50,11 @@ def training_tables(summary: "TrainingSummary") -> tuple[list[Table], dict[str, 
         )
     label = SKILL_LABELS[summary.skill]
     tables = [Table("Models", ("model", "", "steps", "best step", "validation loss", label), rows)]
-    spreads = {key: spread_over_seeds(manifest, key) for key in ("validation_loss", "validation_skill")}
-    known = {key: spread for key, spread in spreads.items() if spread is not None}
-    if known:
+    spreads = manifest["spread"]
+    if spreads:
         names = {"validation_loss": "validation loss", "validation_skill": f"validation {label}"}
-        tables.append(_spread_table({names[key]: spread for key, spread in known.items()}, digits=5))
-    return tables, {"members": members, "spread": {key: asdict(spread) for key, spread in known.items()}}
+        tables.append(_spread_table({names[key]: Spread.read(spread) for key, spread in spreads.items()}, digits=5))
+    return tables, {"members": members, "spread": spreads}
 
 
 def forecast_tables(made: "Forecasts") -> tuple[list[Table], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What came of a training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ class Spread:
         if not np.isfinite(figures).all():
             return cls(math.nan, math.nan, math.nan, math.nan)
         return cls(float(np.mean(figures)), float(np.std(figures, ddof=1)), min(figures), max(figures))
+
+    @classmethod
+    def read(cls, recorded: Mapping[str, float | None]) -> "Spread":
+        """Return the spread that a manifest holds, where null is NaN."""
+        return cls(**{name: math.nan if value is None else value for name, value in recorded.items()})
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,11 @@ class Fold:
 
 def plan_members(experiment: Experiment, panel: Panel) -> list[Member]:
     """Return what is trained, in order: each fold, and in it each seed. Raises ConfigError for too short a history."""
-    walks = experiment.split.walk_forward is not None
-    divide = split_into_folds if walks else lambda *arguments: [split_by_time(*arguments)]
+    divided_by = (panel, experiment.split, experiment.reach_bars)
+    splits = split_into_folds(*divided_by) if experiment.split.walk_forward else [split_by_time(*divided_by)]
     return [
         _member(experiment, panel, split, fold, seed)
-        for fold, split in enumerate(divide(panel, experiment.split, experiment.reach_bars), start=1)
+        for fold, split in enumerate(splits, start=1)
         for seed in _seeds(experiment)
     ]
 
@@ -110,7 +110,10 @@ def finished(run: Run, experiment: Experiment) -> TrainingSummary | None:
 
 
 def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
-    """Return what the run's manifest says of its folds, of each member so far, and of the plain models beside them."""
+    """Return what the run's manifest says of its folds, and of the members so far.
+
+    That is each of them, the spread over the seeds, and the mean over the folds of the plain models beside them.
+    """
     described = []
     plain: dict[str, list[dict[str, Any]]] = {}
     for member in members:
@@ -126,16 +129,26 @@ def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
         family: {name: _mean([score[name] for score in scores]) for name in scores[0]}
         for family, scores in plain.items()
     }
-    return {"folds": list(folds.values()), "members": described} | ({"plain_models": means} if means else {})
+    return {
+        "folds": list(folds.values()),
+        "members": described,
+        "spread": {
+            figure: asdict(_spread_over_seeds([member for member in described if figure in member], figure))
+            for figure in ("validation_loss", "validation_skill")
+            if len(_seeds_of(described)) > 1
+        },
+    } | ({"plain_models": means} if means else {})
 
 
-def spread_over_seeds(manifest: dict[str, Any], figure: str) -> Spread | None:
-    """Return how a figure of the members, averaged over the folds, differs from seed to seed; None of one seed."""
-    trained = [member for member in manifest["members"] if member.get(figure) is not None]
-    seeds = sorted({member["seed"] for member in trained})
-    if len(seeds) < 2:
-        return None
-    return Spread.of([_mean([member[figure] for member in trained if member["seed"] == seed]) for seed in seeds])
+def _spread_over_seeds(trained: Sequence[dict[str, Any]], figure: str) -> Spread:
+    """Return how a figure of the members, averaged over the folds, differs from seed to seed."""
+    return Spread.of(
+        [_mean([member[figure] for member in trained if member["seed"] == seed]) for seed in _seeds_of(trained)]
+    )
+
+
+def _seeds_of(described: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({member["seed"] for member in described if "steps" in member})
 
 
 def summarise(run: Run, summaries: Sequence[TrainingSummary], skill: str, *, stopped: str) -> TrainingSummary:
