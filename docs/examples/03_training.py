@@ -27,7 +27,7 @@ for name, rows in (("training", split.train), ("validation", split.validation), 
     first, last = (pd.Timestamp(panel.timestamps[row], unit="ms") for row in (rows.start, rows.stop - 1))
     print(f"   {name:10} {len(rows):6,} bars   {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}")
 purged = split.validation.start - split.train.stop
-print(f"   {purged} bars before each boundary are in neither part: their 24-hour targets end beyond it")
+print(f"   {purged} bars before each boundary are in neither part: a day held from their next open ends beyond it")
 
 print("\n2. The scaler sees training rows only\n")
 # This market keeps its ways, so the difference is small here. In a real one, volatility moves for years, and a scaler
