@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,9 @@ class Status(StrEnum):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+_Kind = TypeVar("_Kind", bound=_Part)
 
 
 class Estimated(_Part):
@@ -74,6 +77,14 @@ class BacktestFigures(_Part):
     experiment: Annotated[Mapping[str, Any], Field(repr=False)]
 
 
+class Verified(_Part):
+    """What came of the attacks on a run: verify.json."""
+
+    passed: bool
+    mode: Text
+    """quick or full."""
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """What the files of a run tell; None where there is no such file yet."""
@@ -87,6 +98,7 @@ class RunSummary:
     manifest: Manifest | None = None
     """None also of a backtest of anybody's forecasts or weights, for which nothing was trained."""
     backtest: BacktestFigures | None = None
+    verified: Verified | None = None
 
     @property
     def name(self) -> str:
@@ -123,16 +135,22 @@ def summarise(path: Path) -> RunSummary:
     """Return what the files of a run tell. One that can't be read makes the run a damaged one, never an error."""
     try:
         manifest = read_manifest(path / "manifest.json") if (path / "manifest.json").is_file() else None
-        backtest = _read_backtest(path / "backtest.json") if (path / "backtest.json").is_file() else None
+        backtest = _read(BacktestFigures, path / "backtest.json")
         if manifest is not None:
             return RunSummary(
-                path, _status(path, manifest, backtest), None, manifest.experiment, manifest.created, manifest, backtest
+                path,
+                _status(path, manifest, backtest),
+                experiment=manifest.experiment,
+                created=manifest.created,
+                manifest=manifest,
+                backtest=backtest,
+                verified=_read(Verified, path / "verify.json"),
             )
         if backtest is None:
             return RunSummary(path, Status.UNFINISHED, created=_written(path / "config.yaml"))
         experiment = validate(dict(backtest.experiment), f"{path / 'backtest.json'}: experiment")
         created = _written(path / "backtest.json")
-        return RunSummary(path, Status.BACKTESTED, None, experiment, created, None, backtest)
+        return RunSummary(path, Status.BACKTESTED, experiment=experiment, created=created, backtest=backtest)
     except (ConfigError, DataError) as error:
         return RunSummary(path, Status.DAMAGED, str(error))
     except OSError as error:
@@ -157,13 +175,18 @@ def _status(path: Path, manifest: Manifest, backtest: BacktestFigures | None) ->
     return Status.FORECAST if (path / "forecasts.parquet").is_file() else Status.TRAINED
 
 
-def _read_backtest(path: Path) -> BacktestFigures:
+def _read(kind: type[_Kind], path: Path) -> _Kind | None:
+    """Return what a file holds, or None where there is none. Raises DataError when it is damaged."""
+    if not path.is_file():
+        return None
     try:
-        return BacktestFigures.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
-        raise DataError(f"{path}: {where}: {first['msg'].lower()}; make it again with `flashtrader backtest`") from None
+        raise DataError(
+            f"{path}: {where}: {first['msg'].lower()}; make it again with `flashtrader {path.stem}`"
+        ) from None
 
 
 def _written(path: Path) -> datetime:

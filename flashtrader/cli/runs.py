@@ -193,7 +193,14 @@ def _facts(run: "RunSummary") -> list[tuple[str, str]]:
         ("test IC, 95 %", estimate(_number(ic.value), _number(ic.error), 3) if ic else UNKNOWN),
         ("deflated Sharpe", percent(_number(tested.significance.deflated_sharpe)) if tested else UNKNOWN),
         ("trials until then", f"{tested.significance.trials:,}" if tested else UNKNOWN),
+        ("verified", _verified(run)),
     ]
+
+
+def _verified(run: "RunSummary") -> str:
+    if run.verified is None:
+        return "not yet"
+    return f"{'passed' if run.verified.passed else 'failed'}, {run.verified.mode}"
 
 
 def _facts_table(run: "RunSummary") -> Table:
@@ -208,7 +215,11 @@ def _sentences(run: "RunSummary") -> list[str]:
     """Return what to say of a run besides its figures: its verdict, or what is wrong with it."""
     if run.damage:
         return [f"damaged: {run.damage}"]
-    return [f"{run.name}: {run.backtest.verdict}"] if run.backtest else []
+    told = [f"{run.name}: {run.backtest.verdict}"] if run.backtest else []
+    caught = run.verified is not None and not run.verified.passed
+    return (
+        [*told, f"{run.name}: failed `flashtrader verify`; {run.path / 'verify.json'} says in what"] if caught else told
+    )
 
 
 def _selection_warnings(chosen: "RunSummary", by: Figure, candidates: "Sequence[RunSummary]") -> list[str]:
@@ -267,4 +278,5 @@ def _payload(run: "RunSummary") -> dict[str, Any]:
         "trials": tested.significance.trials if tested else None,
         "finding": tested.finding if tested else None,
         "verdict": tested.verdict if tested else None,
+        "verified": run.verified.passed if run.verified else None,
     }

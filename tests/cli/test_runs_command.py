@@ -136,6 +136,14 @@ def test_the_best_comes_with_its_verdict_and_a_warning(runs_dir: Path, flashtrad
     assert by_skill["chosen_from"] == 3
 
 
+def test_a_run_that_failed_its_verification_is_told(runs_dir: Path, flashtrader: Command) -> None:
+    (runs_dir / "hourly-002" / "verify.json").write_text('{"passed": false, "mode": "quick", "checks": []}')
+    best = flashtrader.succeeds("runs", "best", "--runs-dir", runs_dir, "--json").json
+    assert best["verified"] is False
+    assert "hourly-002: failed `flashtrader verify`" in flashtrader.succeeds("runs", "best", "--runs-dir", runs_dir).out
+    assert "not yet" in flashtrader.succeeds("runs", "show", "hourly-001", "--runs-dir", runs_dir).out
+
+
 def test_a_figure_that_is_not_defined_is_never_the_best(runs_dir: Path, flashtrader: Command) -> None:
     backtested(runs_dir / "hourly-003", sharpe=None, finding="never_traded")
     best = flashtrader.succeeds("runs", "best", "--runs-dir", runs_dir, "--json").json
