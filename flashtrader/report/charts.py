@@ -34,7 +34,7 @@ from flashtrader.report.summaries import (
     period_sums,
     rolling_sharpe,
 )
-from flashtrader.report.thinning import bucket_ranges, bucket_starts
+from flashtrader.report.thinning import bucket_means, bucket_starts
 
 _LOG_SCALE_FROM = 3.0  # highest over lowest equity: below it a log scale looks the same and reads worse
 _NUM_COLUMNS = 300  # of the positions
@@ -180,7 +180,7 @@ def exposure_chart(timestamps: Timestamps, weights_TA: Floats) -> Chart:
         ("Gross", np.abs(weights_TA).sum(axis=1), BLUE),
         ("Net", weights_TA.sum(axis=1), ORANGE),
     ):
-        mean_C = bucket_ranges(exposure_T, starts)[2]
+        mean_C = bucket_means(exposure_T, starts)
         curve = Curve(timestamps[starts], mean_C)
         entries.append((f"{name}, on average {percent(exposure_T.mean())}", colour))
         filled = {"fill": "tozeroy", "fillcolor": faint(colour, 0.3)} if name == "Gross" else {}
@@ -204,7 +204,7 @@ def exposure_chart(timestamps: Timestamps, weights_TA: Floats) -> Chart:
 def positions_chart(timestamps: Timestamps, weights_TA: Floats, symbols: Sequence[str]) -> Chart:
     """Draw every symbol's weight as a strip of colour: the mean of the bars of a column."""
     starts = bucket_starts(len(timestamps), _NUM_COLUMNS)
-    mean_AC = np.stack([bucket_ranges(weights_T, starts)[2] for weights_T in weights_TA.T])
+    mean_AC = np.stack([bucket_means(weights_T, starts) for weights_T in weights_TA.T])
     limit = float(np.abs(mean_AC).max()) or 1.0
     means = "; ".join(
         f"{symbol} {percent(weights_T.mean(), 2, signed=True)}"
@@ -241,7 +241,7 @@ def turnover_chart(timestamps: Timestamps, traded_TA: Floats, equity_T: Floats) 
     alive_T = np.maximum(equity_T, 0)
     volume_T = np.abs(traded_TA).sum(axis=1)
     turned_T = np.divide(volume_T, alive_T, out=np.zeros_like(volume_T), where=alive_T > 0)
-    period, starts_P, turned_P = period_sums(timestamps, turned_T)
+    period, starts_P, ends_P, turned_P = period_sums(timestamps, turned_T)
     return Chart(
         name="turnover",
         title=f"Turnover by {period}",
@@ -251,11 +251,12 @@ def turnover_chart(timestamps: Timestamps, traded_TA: Floats, equity_T: Floats) 
         alt=f"In the mean {fixed(turned_P.mean(), 2)} times equity a {period}, at most {fixed(turned_P.max(), 2)}.",
         traces=[
             {
-                "type": "bar", "name": "Turnover", "x": times(starts_P), "y": values(turned_P),
+                "type": "bar", "name": "Turnover", "x": times(starts_P), "y": values(turned_P), "offset": 0,
+                "width": values(0.85 * (ends_P - starts_P)),
                 "marker": {"color": BLUE}, "hovertemplate": "%{y:.3g}×<extra></extra>",
             }
         ],
-        layout={"bargap": 0.25, "yaxis": {"ticksuffix": "×"}},
+        layout={"yaxis": {"ticksuffix": "×"}},
         timed=True,
         height=260,
         height_narrow=210,

@@ -86,18 +86,30 @@ def rolling_sharpe(curve: Curve, window_bars: int, bars_per_year: float) -> Curv
     return Curve(curve.timestamps[window_bars:], ratio_T)
 
 
-def period_sums(timestamps: Timestamps, values_T: Floats) -> tuple[str, Timestamps, Floats]:
-    """Return the sums of `values_T` by day, week, month, quarter or year, whichever first makes at most 80 of them.
+class PeriodSums(NamedTuple):
+    """Sums over periods of time."""
 
-    The name of the period comes first, then when each period begins, in ms.
-    """
+    period: str
+    """`day`, `week`, `month`, `quarter` or `year`."""
+    starts_ms: Timestamps
+    """(P,) when each begins."""
+    ends_ms: Timestamps
+    """(P,) when each ends: the moment before the next one."""
+    sums: Floats
+    """(P,)."""
+
+
+def period_sums(timestamps: Timestamps, values_T: Floats) -> PeriodSums:
+    """Return the sums of `values_T` by day, week, month, quarter or year, whichever first makes at most 80 of them."""
     times = pd.to_datetime(timestamps, unit="ms")
-    for name, code in _PERIODS.items():
-        starts_T = times.to_period(code).start_time.as_unit("ms").asi8
-        starts_P, place_T = np.unique(starts_T, return_inverse=True)
-        if len(starts_P) <= _MAX_PERIODS or name == "year":
-            return name, starts_P, np.bincount(place_T, weights=values_T).astype(np.float64)
-    raise AssertionError
+    for name in _PERIODS:
+        periods_T = pd.PeriodIndex(times.to_period(_PERIODS[name]))
+        periods_P = periods_T.unique()  # in order, as times are
+        if len(periods_P) <= _MAX_PERIODS:
+            break
+    starts_P, ends_P = (moments.as_unit("ms").asi8 for moments in (periods_P.start_time, periods_P.end_time))
+    place_T = np.searchsorted(periods_P.asi8, periods_T.asi8)
+    return PeriodSums(name, starts_P, ends_P, np.bincount(place_T, weights=values_T).astype(np.float64))
 
 
 def monthly_returns(curve: Curve) -> tuple[list[int], Floats, Floats]:
@@ -136,15 +148,6 @@ def group_outcomes(forecasts_TA: Floats, outcomes_TA: Floats) -> list[Group]:
         error = clustered_error(outcome, cluster_P[chosen_P])
         groups.append(Group(float(forecast_P[chosen_P].mean()), float(outcome.mean()), error, len(outcome)))
     return groups
-
-
-def pooled_correlation(forecasts_TA: Floats, outcomes_TA: Floats) -> float:
-    """Return the Pearson correlation over all pairs without a NaN; NaN where either does not vary."""
-    both_TA = np.isfinite(forecasts_TA) & np.isfinite(outcomes_TA)
-    forecast_P, outcome_P = forecasts_TA[both_TA], outcomes_TA[both_TA]
-    if len(forecast_P) < 3 or not np.ptp(forecast_P) > 0 or not np.ptp(outcome_P) > 0:
-        return math.nan
-    return float(np.corrcoef(forecast_P, outcome_P)[0, 1])
 
 
 def clustered_error(values: Floats, clusters: NDArray[np.int64]) -> float:

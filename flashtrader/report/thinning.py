@@ -13,11 +13,9 @@ def bucket_starts(num_rows: int, num_buckets: int) -> Rows:
     return np.arange(num_buckets) * num_rows // max(1, num_buckets)
 
 
-def bucket_ranges(values_T: Floats, starts_C: Rows) -> tuple[Floats, Floats, Floats]:
-    """Return the lowest, highest and mean value of each stretch that begins at `starts_C`, shape (C,) each."""
-    lengths_C = np.diff(np.append(starts_C, len(values_T)))
-    low_C, high_C = np.minimum.reduceat(values_T, starts_C), np.maximum.reduceat(values_T, starts_C)
-    return low_C, high_C, np.add.reduceat(values_T, starts_C) / lengths_C
+def bucket_means(values_T: Floats, starts_C: Rows) -> Floats:
+    """Return the mean value of each stretch that begins at `starts_C`, shape (C,)."""
+    return np.add.reduceat(values_T, starts_C) / np.diff(np.append(starts_C, len(values_T)))
 
 
 def thin(values_T: Floats, num_buckets: int = 1_500) -> Rows:

@@ -6,13 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flashtrader.backtest.metrics import sharpe, simple_returns
 from flashtrader.report.summaries import (
     Curve,
     clustered_error,
+    deepest_dips,
     drawdown,
     group_outcomes,
     monthly_returns,
-    pooled_correlation,
+    period_sums,
+    rolling_sharpe,
+    rolling_window_days,
 )
 
 
@@ -86,9 +90,45 @@ def test_clustered_error_sees_that_repeats_are_not_evidence():
     assert math.isnan(clustered_error(values, np.zeros(50, np.int64)))
 
 
-def test_correlation_is_unknown_where_nothing_varies():
+def test_dips_by_hand():
+    equity = np.array([100.0, 90.0, 100.0, 120.0, 60.0, 90.0, 130.0, 117.0, 125.0])
+    days = _days(*(f"2024-01-0{day}" for day in range(1, 10)))
+    deepest, middle, shallow = deepest_dips(Curve(days, equity))
+    assert deepest == (-0.5, days[3], days[4], days[6])
+    assert middle == (pytest.approx(-0.1), days[0], days[1], days[2])
+    assert shallow == (pytest.approx(-0.1), days[6], days[7], None)
+    assert deepest_dips(Curve(days, equity), most=1) == [deepest]
+    assert deepest_dips(Curve(days, np.arange(1.0, 10.0))) == []
+
+
+def test_rolling_sharpe_is_the_metric_of_each_window():
     rng = np.random.default_rng(0)
-    both = rng.normal(size=(200, 2))
-    assert pooled_correlation(both, -2 * both) == pytest.approx(-1)
-    assert math.isnan(pooled_correlation(np.ones((200, 2)), both))
-    assert math.isnan(pooled_correlation(both[:1], both[:1]))
+    equity = 1e5 * np.exp(np.cumsum(rng.normal(0, 0.01, 300)))
+    rolled = rolling_sharpe(Curve(np.arange(300), equity), 40, 365)
+    assert rolled.timestamps.tolist() == list(range(40, 300))
+    for place in (0, 100, 259):
+        window = simple_returns(equity[place : place + 41])
+        assert rolled.equity[place] == pytest.approx(sharpe(window, 365))
+
+
+def test_rolling_sharpe_of_no_movement_is_not_defined():
+    assert np.isnan(rolling_sharpe(Curve(np.arange(50), np.full(50, 1e5)), 10, 365).equity).all()
+
+
+@pytest.mark.parametrize(("num_days", "window"), [(5, None), (30, 7), (100, 30), (400, 90), (2_000, 365)])
+def test_the_rolling_window_fits_the_period_three_times(num_days, window):
+    assert rolling_window_days(np.array([0, num_days * 86_400_000])) == window
+
+
+@pytest.mark.parametrize(("num_days", "period"), [(40, "day"), (300, "week"), (1_000, "month"), (5_000, "quarter")])
+def test_sums_by_period_add_up_and_cover_the_days(num_days, period):
+    timestamps = _days("2023-11-15")[0] + np.arange(num_days) * 86_400_000
+    values = np.random.default_rng(0).random(num_days)
+    summed = period_sums(timestamps, values)
+    assert summed.period == period
+    assert len(summed.sums) <= 80
+    assert summed.sums.sum() == pytest.approx(values.sum())
+    assert summed.starts_ms[0] <= timestamps[0]
+    assert (summed.starts_ms[1:] - summed.ends_ms[:-1] == 1).all()
+    within = (timestamps >= summed.starts_ms[1]) & (timestamps <= summed.ends_ms[1])
+    assert summed.sums[1] == pytest.approx(values[within].sum())
