@@ -107,6 +107,59 @@ def test_a_key_without_effect_is_refused_and_the_defaults_of_a_run_are_not(
     assert load_config(write(tmp_path, to_yaml(experiment))) == experiment
 
 
+WALK = {"train": 100, "validation": 20, "test": 30}
+
+
+def test_a_walk_forward_steps_by_its_test_unless_told(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST | {"split": {"walk_forward": WALK}})
+    walk = load_config(path).split.walk_forward
+    assert walk is not None
+    assert (walk.step_bars, walk.mode, walk.warm_start) == (30, "expanding", False)
+    shorter = load_config(path, ["split.walk_forward.step=10"]).split.walk_forward
+    assert shorter is not None
+    assert shorter.step_bars == 10
+    assert load_config(path, ["split.walk_forward=null", "split.test=0.2"]).split.walk_forward is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"split": {"walk_forward": {"train": 1, "test": 1}}}, "split.walk_forward.validation: missing"),
+        (
+            {"split": {"walk_forward": WALK | {"step": 31}}},
+            "split.walk_forward: step (31) is longer than test (30): the bars between would have no forecast",
+        ),
+        (
+            {"split": {"walk_forward": WALK, "validation": 0.2}},
+            "split: validation: walk_forward says how long each part is; leave the one or the other out",
+        ),
+        (
+            {"split": {"train": "2024-02-01", "validation": "2024-01-01", "test": "2024-03-01"}},
+            "split: train must begin",
+        ),
+        ({"training": {"seeds": [1, 1]}}, "training.seeds: 1 is listed twice"),
+        ({"training": {"seeds": [-1]}}, "training.seeds.0: input should be greater than or equal to 0"),
+        (
+            {
+                "split": {"walk_forward": WALK},
+                "model": {"family": "candles"},
+                "panel": {"target": {"kind": "next_candle"}},
+            },
+            "split.walk_forward: of several models, forecasts of returns and weights are stitched and averaged",
+        ),
+    ],
+)
+def test_what_can_t_be_walked_or_averaged_is_one_line(tmp_path: Path, more: dict[str, object], message: str) -> None:
+    assert refusal(tmp_path, SMALLEST | more).startswith(message)
+
+
+def test_a_plain_model_has_no_seeds(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST | {"training": {"seeds": [0, 1]}})
+    assert load_config(path).has_members
+    assert not load_config(path, ["model.family=ridge"]).has_members
+    assert not load_config(path, ["training.seeds=[]"]).has_members
+
+
 def test_overrides_win_and_choose_a_policy(tmp_path: Path) -> None:
     overrides = ["model.width=32", "model.context_bars=null", "policy.kind=threshold", "policy.short_below=-0.1"]
     experiment = load_config(write(tmp_path, SMALLEST), overrides)
