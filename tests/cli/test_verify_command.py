@@ -1,0 +1,67 @@
+"""`flashtrader verify`: what it prints and writes, and with which exit code it ends."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command import Command
+from flashtrader.verification.checks import Check, Subject
+from flashtrader.verification.leaks import past_noise
+from flashtrader.verification.open_bar import open_bar
+from panels import random_bars
+from place import Place
+
+SETTINGS = {
+    "data": {"source": "file", "symbols": ["AAA", "BBB"], "interval": "60"},
+    "panel": {"features": ["log_return"], "target": {"kind": "log_return", "horizon_bars": 3}},
+    "model": {"family": "ridge", "context_bars": 8},
+}
+
+
+def leaky(_subject: Subject) -> Iterator[Check]:
+    yield Check("peeking", "looked", "failed", "it peeked", {"share_seen": 0.12345, "bars": 1_200})
+
+
+@pytest.fixture
+def trained(tmp_path: Path, flashtrader: Command, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(tmp_path, flashtrader, SETTINGS, {"AAA": random_bars(400, 1), "BBB": random_bars(400, 2)})
+    place("train", "--config", place.config)
+    monkeypatch.setattr("flashtrader.verification.suite.ATTACKS", (past_noise, open_bar))
+    return place
+
+
+def test_a_run_that_passes(trained: Place) -> None:
+    outcome = trained.command.succeeds("verify", "--run", "tiny-001", *trained.places())
+    assert "passed  past noise: fills" in outcome.out
+    assert "2 passed, 0 failed, 0 skipped" in outcome.out
+    written = json.loads((trained.run / "verify.json").read_text())
+    assert written["passed"] is True
+    assert written["mode"] == "quick"
+    assert [check["name"] for check in written["checks"]] == ["past noise: fills", "open bar"]
+    for check in written["checks"]:
+        assert set(check) == {"name", "tried", "outcome", "reason", "figures", "seconds"}
+
+
+def test_json_is_what_is_written(trained: Place) -> None:
+    said = trained("verify", "--full")
+    assert said == json.loads((trained.run / "verify.json").read_text())
+    assert said["mode"] == "full"
+
+
+def test_a_failed_check_is_told_and_ends_in_1(trained: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashtrader.verification.suite.ATTACKS", (leaky,))
+    outcome = trained.command("verify", *trained.places())
+    assert outcome.exit_code == 1
+    assert "failed  peeking" in outcome.out
+    assert "share seen 0.123, bars 1,200" in outcome.out
+    assert "it peeked" in outcome.out
+    assert json.loads((trained.run / "verify.json").read_text())["passed"] is False
+
+
+def test_wrong_requests_end_in_2(trained: Place) -> None:
+    assert "no run 'none'" in trained.fails(2, "verify", "--run", "none")
+    (trained.run / "manifest.json").unlink()
+    assert "not trained" in trained.fails(2, "verify", "--run", "tiny-001")
+    assert not (trained.run / "verify.json").exists()
