@@ -157,7 +157,9 @@ def run_backtest(
         rates_TA = settled_funding(funding, symbols, FillPrices(prices_TA, times_T))
     elif config.funding_rate is not None:
         rates_TA = constant_funding(times_T, config.funding_rate)
-    low_TA, high_TA = (values_TA[first:][: len(times_T)] for values_TA in extremes(bars, symbols, clock_T))
+    low_TA = high_TA = None
+    if config.maintenance_margin:
+        low_TA, high_TA = (values_TA[first:][: len(times_T)] for values_TA in extremes(bars, symbols, clock_T))
     costs = cost_rates(config, bars, symbols, clock_T, interval).rows(first, first + len(times_T))
     bars_per_year = interval.bars_per_year(config.calendar)
     timestamps = clock_T[first : first + len(prices_TA)]

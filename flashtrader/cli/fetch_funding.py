@@ -23,8 +23,14 @@ def fetch_funding(
     from flashtrader.market import fetch_funding as market
     from flashtrader.market.funding_store import FundingStore
 
-    source = _source(data, path, base_url)
-    reports = market.fetch_funding(source, FundingStore(data_dir), data.symbols, *span_ms)
+    source, store = _source(data, path, base_url), FundingStore(data_dir)
+    try:
+        reports = market.fetch_funding(source, store, data.symbols, *span_ms)
+    except KeyboardInterrupt:
+        rows = (len(store.read(source.name, symbol).settlements) for symbol in data.symbols)
+        stored = ", ".join(f"{count:,} settlements of {name}" for name, count in zip(data.symbols, rows, strict=True))
+        say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
+        sys.exit(130)
     _show(reports, source.name, data_dir, as_json)
     failures = [report.failed for report in reports if report.failed is not None]
     for failure in failures:

@@ -9,7 +9,9 @@ import pytest
 
 from command import Command
 from exchange_server import ExchangeServer, random_bars
+from flashtrader.market import fetch_funding
 from flashtrader.market.funding_store import FundingStore
+from flashtrader.market.spans import Span
 from place import Place
 
 HOUR_MS = 3_600_000
@@ -94,6 +96,19 @@ def test_a_backtest_charges_what_was_fetched_and_refuses_what_was_not(place: Pla
 )
 def test_what_does_not_belong_to_funding_is_refused(place: Place, arguments: tuple[str, ...], message: str) -> None:
     assert message in place.fails(2, "fetch", "--kind", "funding", "--symbols", "BTCUSDT", *arguments)
+
+
+def test_an_interrupt_says_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    FundingStore(place.root / "data").append(
+        "bybit", "BTCUSDT", SETTLED.iloc[:5], Span(START_MS - 8 * HOUR_MS, START_MS + 40 * HOUR_MS)
+    )
+    monkeypatch.setattr(fetch_funding, "fetch_funding", interrupted)
+    stopped = place.command("fetch", "--kind", "funding", "--symbols", "BTCUSDT", *place.places())
+    assert stopped.exit_code == 130
+    assert "stopped: 5 settlements of BTCUSDT are stored in" in stopped.err
 
 
 def test_funding_of_a_market_without_perpetuals_is_refused(place: Place) -> None:
