@@ -98,7 +98,8 @@ def _patience(significance: Significance) -> str:
     if not bars < needed:
         return ""
     years = significance.minimum_track_record_years
-    return f" To tell so small a ratio from cash takes {_span(years)}; this is {_span(years * bars / needed)}."
+    ratio = _number(significance.sharpe.annual)
+    return f" A ratio of {ratio} takes {_span(years)} to tell from cash; this is {_span(years * bars / needed)}."
 
 
 def _shortness(significance: Significance) -> str:
@@ -151,4 +152,6 @@ def _range(interval: Interval95) -> str:
 
 
 def _span(years: float) -> str:
-    return f"{years:,.1f} years" if years >= 1 else f"{years * 365:,.0f} days"
+    if years >= 1:
+        return f"{years:,.1f} years"
+    return f"{years * 365:.0f} days" if years * 365 >= 2 else f"{years * 8_760:.1f} hours"

@@ -83,11 +83,12 @@ def test_an_interval_that_covers_zero(beside: Interval95, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("years", "told"), [(10.0, "10.0 years; this is 1.0 years"), (0.5, "182 days; this is 18 days")]
+    ("years", "needed", "given"),
+    [(10.0, "10.0 years", "1.0 years"), (0.5, "182 days", "18 days"), (0.01, "4 days", "8.8 hours")],
 )
-def test_how_long_it_takes_to_tell(years: float, told: str) -> None:
+def test_how_long_it_takes_to_tell(years: float, needed: str, given: str) -> None:
     found = significance(ACROSS, minimum_track_record_bars=10_000.0, minimum_track_record_years=years)
-    assert verdict(found)[1].endswith(f" To tell so small a ratio from cash takes {told}.")
+    assert verdict(found)[1].endswith(f" A ratio of 1.10 takes {needed} to tell from cash; this is {given}.")
 
 
 def test_better_than_cash_alone() -> None:
