@@ -65,7 +65,7 @@ def forecast_tables(made: "Forecasts") -> tuple[list[Table], dict[str, Any]]:
         return [], {}
     tables: list[Table] = []
     payload: dict[str, Any] = {}
-    name, digits = ("Sharpe, net", 4) if made.run.experiment.policy.kind == "weights" else ("mean IC", 3)
+    name, digits = ("Sharpe of a bar", 4) if made.run.experiment.policy.kind == "weights" else ("mean IC", 3)
     if made.folds:
         scored = [(forecasts, *_figure(made, forecasts)) for forecasts in made.folds]
         rows = [
