@@ -7,7 +7,7 @@ P(up) − P(down) with the direction.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -58,12 +58,13 @@ def shuffled_targets(subject: Subject) -> Iterator[Check]:
 
     The targets of the training rows, and those of the validation rows, are shifted in a circle, those of all markets
     together. So they keep their distribution, the overlap of their horizons and what the markets have in common, and
-    lose nothing but their time. What one shift relates to the features by chance, real outcomes may bear out or belie
-    beyond the error of a sample; so there are several shifts, and their spread is part of the error.
+    lose nothing but their time. What a shift relates to the features by chance, real outcomes may bear out or belie far
+    beyond the error of a sample, where there is much to forecast. So each shift is trained on twice, the second time on
+    the opposite of its targets: what was learned changes its sign and cancels, and what was not learned stays.
     """
     effort = FULL if subject.full else QUICK
     experiment = shrunk(subject.experiment, effort)
-    tried = f"trained {effort.shuffles} times on the run's own rows with the targets of other times"
+    tried = f"trained on the run's own rows with targets of {effort.shuffles} other times, and with their opposites"
     check = Check("shuffled targets", tried, "passed")
     if experiment.model.family in _LEARNS_NOTHING:
         yield replace(
@@ -72,11 +73,16 @@ def shuffled_targets(subject: Subject) -> Iterator[Check]:
         return
     try:
         data_dir = _newest_rows(subject, experiment, effort)
-        made = [_trained_on_shifted(subject, experiment, data_dir, seed) for seed in range(effort.shuffles)]
+        made = [
+            [_trained_on_shifted(subject, experiment, data_dir, seed, sign) for sign in (1, -1)]
+            for seed in range(effort.shuffles)
+        ]
     except (ConfigError, DataError) as error:
         yield replace(check, outcome="skipped", reason=f"the run's own rows do not suffice for it: {error}")
         return
-    yield _must_be_gone(check, skill_of(*((each.forecasts, each) for each in made)))
+    each = " ".join(f"{skill_of([[one.forecasts]], one).ic:+.3f}" for pair in made for one in pair)
+    together = skill_of([[one.forecasts for one in pair] for pair in made], made[0][0])
+    yield _must_be_gone(replace(check, figures={"ic_of_each": each}), together)
 
 
 def noise_only_market(subject: Subject) -> Iterator[Check]:
@@ -92,7 +98,7 @@ def noise_only_market(subject: Subject) -> Iterator[Check]:
         what = "bars of the noise-only twin of the simulated exchange"
     made = _trained(subject, market.experiment, market.data_dir)
     yield _must_be_gone(
-        Check("noise-only market", f"trained on {rows:,} {what}", "passed"), skill_of((made.forecasts, made))
+        Check("noise-only market", f"trained on {rows:,} {what}", "passed"), skill_of([[made.forecasts]], made)
     )
 
 
@@ -106,8 +112,8 @@ def planted_signal(subject: Subject) -> Iterator[Check]:
         return
     market, told = _market_with_a_rule(subject)
     made = _trained(subject, market.experiment, market.data_dir)
-    found = skill_of((made.forecasts, made))
-    best = skill_of((market.best.reindex(made.forecasts.index).where(made.forecasts.notna()), made)).ic
+    found = skill_of([[made.forecasts]], made)
+    best = skill_of([[market.best.reindex(made.forecasts.index).where(made.forecasts.notna())]], made).ic
     check = Check(
         "planted signal",
         f"{tried}: {told}",
@@ -125,23 +131,24 @@ def planted_signal(subject: Subject) -> Iterator[Check]:
     )
 
 
-def skill_of(*scored: tuple[pd.DataFrame, Forecasts]) -> Skill:
-    """Return the mean coefficient of one or several tables of forecasts, each with the outcomes made beside it.
+def skill_of(groups: Sequence[Sequence[pd.DataFrame]], made: Forecasts) -> Skill:
+    """Return the mean coefficient of groups of forecasts; those of a group are one estimate together.
 
-    The variance of a sample of overlapping outcomes, which all tables share, and that of the mean over the tables add;
-    Student's t has the degrees of freedom of Satterthwaite (1946), An Approximate Distribution of Estimates of Variance
-    Components, where a sample has as many as horizons. Forecasts that never vary count as none.
+    made: whose outcomes they forecast. The variance of a sample of overlapping outcomes, which all share, and that of
+    the mean over the groups add; Student's t has the degrees of freedom of Satterthwaite (1946), An Approximate
+    Distribution of Estimates of Variance Components, where a sample has as many as horizons. Errors count twice the
+    lags that overlap: cut at the last of them, they come out too small. Forecasts that never vary count as none.
     """
-    scores = [mean_score(table, made.outcomes, made.horizon_bars) for table, made in scored]
-    known = [score for score in scores if math.isfinite(score.ic)]
+    lags = 2 * made.horizon_bars
+    scores = [[mean_score(table, made.outcomes, lags) for table in group] for group in groups]
+    known = [group for group in scores if all(math.isfinite(score.ic) for score in group)]
     if not known:
         return Skill(math.nan, math.nan, math.nan)
-    made = scored[0][1]
     horizons = int((made.outcomes.notna() & made.forecasts.notna()).any(axis=1).sum()) / made.horizon_bars
-    variances = [(float(np.mean([score.ic_error**2 for score in known])), max(1.0, horizons - 1))]
-    coefficients = np.array([score.ic for score in known])
+    variances = [(float(np.mean([score.ic_error**2 for group in known for score in group])), max(1.0, horizons - 1))]
+    coefficients = np.array([np.mean([score.ic for score in group]) for group in known])
     if len(known) > 1:
-        variances.append((coefficients.var(ddof=1) / len(known), len(known) - 1))
+        variances.append((float(coefficients.var(ddof=1)) / len(known), len(known) - 1))
     variance = sum(value for value, _ in variances)
     freedom = variance**2 / sum(value**2 / degrees for value, degrees in variances) if variance else 1.0
     reach = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
@@ -151,7 +158,7 @@ def skill_of(*scored: tuple[pd.DataFrame, Forecasts]) -> Skill:
 
 def _must_be_gone(check: Check, skill: Skill) -> Check:
     """Return the check with its outcome: failed where the interval leaves 0 out."""
-    check = replace(check, figures=skill.figures)
+    check = replace(check, figures=skill.figures | dict(check.figures))
     if not (skill.low > 0 or skill.high < 0):
         return check
     return replace(
@@ -196,8 +203,8 @@ def _newest_rows(subject: Subject, experiment: Experiment, effort: Effort) -> Pa
     return directory
 
 
-def _trained_on_shifted(subject: Subject, experiment: Experiment, data_dir: Path, seed: int) -> Forecasts:
-    """Train on targets of other times; forecast the test rows, beside their real outcomes."""
+def _trained_on_shifted(subject: Subject, experiment: Experiment, data_dir: Path, seed: int, sign: int) -> Forecasts:
+    """Train on targets of other times, or their opposites; forecast the test rows, beside their real outcomes."""
 
     def load_shifted(experiment: Experiment, data_dir: Path) -> LoadedPanel:
         loaded = load_panel(experiment, data_dir)
@@ -205,7 +212,9 @@ def _trained_on_shifted(subject: Subject, experiment: Experiment, data_dir: Path
         targets_TK, generator = loaded.panel.targets.copy(), np.random.default_rng([13, seed])
         for part in (split.train, split.validation):
             rows = slice(part.start, part.stop)
-            targets_TK[rows] = np.roll(targets_TK[rows], round(generator.uniform(0.25, 0.75) * len(part)), axis=0)
+            targets_TK[rows] = sign * np.roll(
+                targets_TK[rows], round(generator.uniform(0.25, 0.75) * len(part)), axis=0
+            )
         return replace(loaded, panel=replace(loaded.panel, targets=targets_TK))
 
     with mock.patch.object(flashtrader.training.data, "load_panel", load_shifted):

@@ -62,11 +62,14 @@ def test_targets_of_other_times_teach_nothing_where_there_is_much_to_learn(
     attacked: Attacked, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On these bars any forecast that follows the newest return is right, and one against it wrong."""
-    monkeypatch.setattr(trained, "QUICK", replace(trained.QUICK, max_steps=16, shuffles=4))
+    monkeypatch.setattr(trained, "QUICK", replace(trained.QUICK, max_steps=16))
     check = attacked(shuffled_targets, config, "panel.features=[log_return]", "panel.target.horizon_bars=2")
     figures: Any = check.figures
     assert check.outcome == "passed"
     assert figures["low"] < 0 < figures["high"]
+    up, down, *_ = map(float, figures["ic_of_each"].split())
+    assert up == pytest.approx(-down, abs=0.02), "what was learned of the opposite targets is the opposite"
+    assert abs(up) > figures["high"], "alone, a training would have been taken for a leak"
 
 
 def test_a_feature_of_the_future_is_found_in_noise(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
