@@ -66,7 +66,8 @@ class Mutant:
 def mutants(subject: Subject) -> Iterator[Check]:
     """Attack the pipeline with each known leak; each must be caught."""
     for mutant in MUTANTS:
-        name, tried = f"mutant: {mutant.name}", f"attacked a pipeline with this leak by {mutant.attack.__name__}"
+        attack = mutant.attack.__name__.replace("_", " ")
+        name, tried = f"mutant: {mutant.name}", f"built this leak into the pipeline, and attacked it with {attack}"
         missing = mutant.missing(subject.experiment)
         if missing:
             yield Check(name, tried, "skipped", missing)
