@@ -280,8 +280,8 @@ def costs_chart(gross: float, costs: Mapping[str, float], net: float) -> Chart:
                 "type": "waterfall", "x": [escape(name) for name in names],
                 "y": values(amounts), "measure": ["absolute", *["relative"] * len(costs), "total"],
                 "text": [currency(amount) for amount in amounts], "textposition": "outside", "cliponaxis": False,
-                "increasing": {"marker": {"color": GREEN}}, "decreasing": {"marker": {"color": VERMILION}},
-                "totals": {"marker": {"color": BLUE}}, "connector": {"line": {"color": GREY, "width": 1}},
+                "constraintext": "none", "increasing": {"marker": {"color": GREEN}},
+                "decreasing": {"marker": {"color": VERMILION}}, "totals": {"marker": {"color": BLUE}}, "connector": {"line": {"color": GREY, "width": 1}},
                 "hovertemplate": "%{x}: %{delta:,.2f}<extra></extra>",
             }
         ],
@@ -303,7 +303,7 @@ def multiples_chart(multiples: Sequence[float], returns: Sequence[float]) -> Cha
         traces=[
             {
                 "type": "bar", "x": names, "y": values(returns), "text": told, "textposition": "outside",
-                "cliponaxis": False, "hoverinfo": "skip",
+                "cliponaxis": False, "constraintext": "none", "hoverinfo": "skip",
                 "marker": {"color": [BLUE if multiple == 1 else faint(BLUE, 0.55) for multiple in multiples]},
             }
         ],

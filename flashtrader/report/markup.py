@@ -37,6 +37,7 @@ def document(title: str, header: str, body: str, *, charts: bool = True) -> str:
 <title>{escape(title)}</title>
 <style>
 {_resource("page.css")}</style>
+<noscript><style>.plot {{ min-height: 0; }} .spans, .log {{ display: none; }}</style></noscript>
 </head>
 <body>
 <header>

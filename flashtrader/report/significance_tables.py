@@ -82,7 +82,7 @@ def market_rows(skill: ForecastSkill) -> list[tuple[str, ...]]:
             fixed(market.bars, 0),
             estimate(market.ic.value, market.ic.error, 3),
             estimate(market.rank_ic.value, market.rank_ic.error, 3),
-            *(_test(test) for test in market.diebold_mariano[:1]),
+            *(_probability(test.p_value) for test in market.diebold_mariano[:1]),
         )
         for market in skill.markets
     ]
@@ -99,7 +99,11 @@ def interval(bounds: tuple[float, float], digits: int, *, as_percent: bool = Fal
 def _test(test: DieboldMariano) -> str:
     if not math.isfinite(test.statistic):
         return UNKNOWN
-    return f"{fixed(test.statistic, 2, signed=True)}, p = {plain(float(f'{test.p_value:.2g}'))}"
+    return f"{fixed(test.statistic, 2, signed=True)}, p = {_probability(test.p_value)}"
+
+
+def _probability(value: float) -> str:
+    return plain(float(f"{value:.2g}")) if math.isfinite(value) else UNKNOWN
 
 
 def _record(significance: Significance) -> str:

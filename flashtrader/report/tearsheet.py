@@ -284,12 +284,17 @@ def _forecasts(assessment: Assessment, forecasts: pd.DataFrame | None, outcomes:
             ic_chart(months, skill.ic) if len(months) >= _MIN_IC_MONTHS else None,
         ]
     )
-    tests = [f"Diebold–Mariano, {test.loss}" for test in skill.diebold_mariano[:1]]
+    tests = [f"p, {test.loss} loss" for test in skill.diebold_mariano[:1]]
     tables = (
         '<div class="columns"><div><h3>All markets</h3>\n'
         f"{table('Skill of the forecasts', skill_rows(skill), kind='facts')}</div>\n"
         "<div><h3>Each market</h3>\n"
-        + table("Skill by market", market_rows(skill), ("Market", "Bars", "IC, 95 %", "Rank IC, 95 %", *tests))
+        + table(
+            "Skill by market",
+            market_rows(skill),
+            ("Market", "Bars", "IC, 95 %", "Rank IC, 95 %", *tests),
+            kind="figures",
+        )
         + "</div></div>\n"
     )
     note = "Log returns over the horizon, before any cost. Intervals allow for horizons that overlap."
