@@ -281,7 +281,8 @@ def costs_chart(gross: float, costs: Mapping[str, float], net: float) -> Chart:
                 "y": values(amounts), "measure": ["absolute", *["relative"] * len(costs), "total"],
                 "text": [currency(amount) for amount in amounts], "textposition": "outside", "cliponaxis": False,
                 "constraintext": "none", "increasing": {"marker": {"color": GREEN}},
-                "decreasing": {"marker": {"color": VERMILION}}, "totals": {"marker": {"color": BLUE}}, "connector": {"line": {"color": GREY, "width": 1}},
+                "decreasing": {"marker": {"color": VERMILION}}, "totals": {"marker": {"color": BLUE}},
+                "connector": {"line": {"color": GREY, "width": 1}},
                 "hovertemplate": "%{x}: %{delta:,.2f}<extra></extra>",
             }
         ],
