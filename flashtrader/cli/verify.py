@@ -24,8 +24,10 @@ def verify(
 
     Other futures, other pasts and an open bar are put under the run, through
     the functions that train, predict and backtest call: nothing that was
-    decided before may change by a bit. Then leaks are built into the pipeline
-    on purpose: each must be caught. Neither the run nor its data are changed,
+    decided before may change by a bit. Its forecasts are acted on late. It is
+    trained again, smaller, on targets of other times, on noise, and on a rule
+    that is known. Then leaks are built into the pipeline on purpose: each must
+    be caught. Neither the run nor its data are changed,
     but for the run's verify.json.
 
     Exit 0: every check passed. 1: one failed.

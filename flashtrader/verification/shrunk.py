@@ -28,7 +28,7 @@ class Effort:
 
 QUICK = Effort(
     rows=3_000,
-    horizons=400,
+    horizons=800,
     markets=4,
     context_bars=32,
     segment_bars=96,

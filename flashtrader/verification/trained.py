@@ -31,7 +31,8 @@ from flashtrader.verification.planted import Market, leaning_book, simulated_mar
 from flashtrader.verification.shrunk import FULL, QUICK, REMEMBERING, Effort, remembering, rows_of, shrunk
 
 LEVEL = 0.999
-"""Of every interval: about one healthy run in a thousand fails an attack by chance."""
+"""Of every interval: about one healthy run in a thousand fails an attack by chance, and a few more where horizons are
+long, for the errors of outcomes that overlap come out somewhat small."""
 SHARE_TO_FIND = 0.5
 """Of the best information coefficient there is; the whole interval of what was found must lie above it."""
 
