@@ -61,11 +61,7 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
     create = partial(create_run, runs_dir, experiment)
     if not experiment.has_members:
         return _train_one(experiment, data_dir, create, watch)
-    data = label(experiment, data_dir)
-    members = _plan(experiment, data)
-    manifest = _describe(experiment, data)
-    run = create()
-    run.write_manifest(manifest | describe_members(run, members))
+    run, members = _begin_members(experiment, data_dir, create)
     return _train_members(run, members, data_dir, watch)
 
 
@@ -78,12 +74,26 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     """
     if not experiment.has_members:
         return _resume_one(experiment, data_dir, run, watch)
+    return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch)
+
+
+def _begin_members(experiment: Experiment, data_dir: Path, create: Callable[[], Run]) -> tuple[Run, list[Member]]:
+    """Return a new run of several models, and what is to be trained in it; the panel is let go of."""
+    data = label(experiment, data_dir)
+    members = _plan(experiment, data)
+    manifest = _describe(experiment, data)
+    run = create()
+    run.write_manifest(manifest | describe_members(run, members))
+    return run, members
+
+
+def _go_on_with_members(experiment: Experiment, data_dir: Path, run: Run) -> list[Member]:
+    """Return what is to be trained in a run of several models that goes on; the panel is let go of."""
     check_same_experiment(run, experiment)
     data = label(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
-    members = _plan(experiment, data)
     _go_on(run, experiment, after_step=sum(member.get("steps", 0) for member in run.manifest["members"]))
-    return _train_members(run, members, data_dir, watch)
+    return _plan(experiment, data)
 
 
 def _plan(experiment: Experiment, data: LabelledPanel) -> list[Member]:
