@@ -29,6 +29,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 _LEAST_ROWS = 2_500
 _HOLES = 8
+_BROKEN_ROWS = 40
 _OTHER_RATE = 0.00123
 _LATE_ROWS = 10
 
@@ -113,7 +114,9 @@ def damaged(tables: Tables, experiment: Experiment, generator: np.random.Generat
     kept: dict[str, pd.DataFrame] = {}
     for number, (symbol, table) in enumerate(tables.items()):
         times = table["timestamp"].to_numpy()
-        missing = generator.choice(times[1:-1], size=min(_HOLES, len(times) // 10), replace=False)
+        # All before the outage: where no hole is bridged, stretches must remain that fill windows and warm-ups.
+        broken = times[3 * len(times) // 10 : 2 * len(times) // 5]
+        missing = generator.choice(broken, size=min(_HOLES, len(broken) // 2), replace=False)
         keep = ~np.isin(times, outage) & ~np.isin(times, missing)
         if 0 < number == len(tables) - 1:
             keep &= times >= clock[_LATE_ROWS]
@@ -126,20 +129,21 @@ def damaged(tables: Tables, experiment: Experiment, generator: np.random.Generat
 
 
 def with_other_future(
-    tables: Tables, after_ms: int, generator: np.random.Generator, *, dropped: float = 0.1
+    tables: Tables, after_ms: int, generator: np.random.Generator, *, holes: bool = True
 ) -> dict[str, pd.DataFrame]:
     """Return the history with every row later than `after_ms` replaced by a valid one of a very different market.
 
-    dropped: the share of later rows that go missing, in each market others.
+    holes: whether some of the next rows go missing, in each market others.
     """
-    return {symbol: _with_other_future(table, after_ms, generator, dropped) for symbol, table in tables.items()}
+    return {symbol: _with_other_future(table, after_ms, generator, holes=holes) for symbol, table in tables.items()}
 
 
 def _with_other_future(
-    table: pd.DataFrame, after_ms: int, generator: np.random.Generator, dropped: float
+    table: pd.DataFrame, after_ms: int, generator: np.random.Generator, *, holes: bool
 ) -> pd.DataFrame:
     past, future = table[table["timestamp"] <= after_ms], table[table["timestamp"] > after_ms]
-    future = future[generator.random(len(future)) >= dropped]
+    if holes:
+        future = future[(generator.random(len(future)) >= 0.25) | (np.arange(len(future)) >= _BROKEN_ROWS)]
     if future.empty:
         return past.reset_index(drop=True)
     invented = _books(future, generator) if "gap_before" in table.columns else _bars(future, generator)

@@ -40,7 +40,7 @@ def open_bar(subject: Subject) -> Iterator[Check]:
     newest_closed_ms, now_ms = int(clock[-2]), open_ms + Interval(experiment.data.interval).milliseconds // 2
     run = copy_of(subject, int(clock_of(tables)[0]))
     kept, forecasts = [], []
-    for served in (tables, with_other_future(tables, newest_closed_ms, np.random.default_rng(3), dropped=0.0)):
+    for served in (tables, with_other_future(tables, newest_closed_ms, np.random.default_rng(3), holes=False)):
         data_dir = subject.directory("data")
         exchange = _Exchange(stored_source(experiment.data), served, now_ms)
         fetch(exchange, Store(data_dir), experiment.data.symbols, Interval(experiment.data.interval))

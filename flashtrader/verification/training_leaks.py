@@ -111,8 +111,8 @@ def walk_forward_noise(subject: Subject) -> Iterator[Check]:
 
 
 def _replaced_from(tables: Tables, start_ms: int) -> Tables:
-    """Return the history with other rows from a time on, none dropped: a split by fractions stays where it is."""
-    return with_other_future(tables, start_ms - 1, np.random.default_rng(2), dropped=0.0)
+    """Return the history with other rows from a time on, without holes: a split by fractions stays where it is."""
+    return with_other_future(tables, start_ms - 1, np.random.default_rng(2), holes=False)
 
 
 def _stored(subject: Subject, experiment: Experiment, tables: Tables) -> Path:

@@ -57,9 +57,9 @@ def test_another_future_has_other_holes_in_each_market_unless_told_not_to() -> N
     bars = markets()
     kept = with_other_future(bars, 0, generator())
     missing = [set(bars[symbol]["timestamp"]) - set(table["timestamp"]) for symbol, table in kept.items()]
-    assert all(20 < len(times) < 150 for times in missing)
+    assert all(3 < len(times) < 25 for times in missing)
     assert missing[0] != missing[1]
-    whole = with_other_future(bars, 0, generator(), dropped=0.0)
+    whole = with_other_future(bars, 0, generator(), holes=False)
     assert all(len(whole[symbol]) == len(table) for symbol, table in bars.items())
 
 
