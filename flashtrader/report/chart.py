@@ -30,8 +30,7 @@ class Entry:
     label: str
     colour: str
     traces: tuple[int, ...]
-    """Their places among the chart's traces."""
-    shown: bool = True
+    """Their places among the chart's traces; none of what is no trace, and can't be hidden."""
 
 
 @dataclass(frozen=True)

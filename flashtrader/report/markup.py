@@ -107,7 +107,7 @@ def _figure(chart: Chart, *, wide: bool) -> str:
         "height_narrow": chart.height_narrow,
     }
     entries = "".join(
-        f'<button type="button" aria-pressed="{str(entry.shown).lower()}" data-traces="{list(entry.traces)}"'
+        f'<button type="button" aria-pressed="true" data-traces="{list(entry.traces)}"'
         f'{"" if entry.traces else " disabled"} style="--line:{entry.colour}">{prose(entry.label)}</button>'
         for entry in chart.legend
     )
@@ -134,23 +134,18 @@ def tiles(facts: Mapping[str, str]) -> str:
     return f'<dl class="tiles">{"".join(cells)}</dl>\n'
 
 
-def table(
-    label: str, rows: Sequence[Sequence[str]], head: Sequence[str] = (), *, kind: str = "", first: bool = False
-) -> str:
+def table(label: str, rows: Sequence[Sequence[str]], head: Sequence[str] = (), *, kind: str = "facts") -> str:
     """Return a table whose first column names the rows; it scrolls sideways where too wide.
 
-    label: what it is, for a reader who hears the page. kind: class of the table. first: whether the first row is
-    the one that the others are compared with.
+    label: what it is, for a reader who hears the page. kind: classes of the table in the page's style.
     """
     top = "".join(f'<th scope="col">{prose(cell)}</th>' if cell else "<td></td>" for cell in head)
     body = "".join(
         f'<tr><th scope="row">{prose(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>\n'
         for name, *cells in rows
     )
-    classes = " ".join(name for name in (kind, "first" if first else "") if name)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n'
-        f"<table{f' class={chr(34)}{classes}{chr(34)}' if classes else ''}>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n<table class="{kind}">'
         f"{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>\n{body}</tbody></table></div>\n"
     )
 

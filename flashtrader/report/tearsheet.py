@@ -54,6 +54,7 @@ _COMPARED = ("total_return", "annual_volatility", "sharpe", "max_drawdown", "tur
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS_PER_YEAR = 365
 _MIN_IC_MONTHS = 3
+_MOST_ROWS = 20  # of a table of markets that is not folded
 _MOST_STRIPS = 40  # markets in the chart of positions
 
 
@@ -76,8 +77,9 @@ def write_report(
     """
     path = directory / "report.html"
     parts = {
-        "alternatives": ("Alternatives", _alternatives(result, assessment)),
-        "course": ("Course", _course(result, assessment)),
+        "alternatives": ("Alternatives", _alternatives(result)),
+        "course": ("Equity", _course(result, assessment)),
+        "certainty": ("Certainty", _certainty(assessment.significance)),
         "costs": ("Costs", _costs(result)),
         "forecasts": ("Forecasts", _forecasts(assessment, forecasts, outcomes)),
         "origin": ("Data and assumptions", _origin(result, title, experiment, manifest or {})),
@@ -145,8 +147,8 @@ def _header(result: BacktestResult, title: str, assessment: Assessment) -> str:
     )
 
 
-def _alternatives(result: BacktestResult, assessment: Assessment) -> str:
-    """Return the figures beside those of the references and plain models, and how sure the differences are."""
+def _alternatives(result: BacktestResult) -> str:
+    """Return the figures beside those of the references and plain models."""
     models = {"Strategy": result.metrics} | {
         series_name(name): reference.metrics for name, reference in (result.references | result.plain).items()
     }
@@ -158,20 +160,21 @@ def _alternatives(result: BacktestResult, assessment: Assessment) -> str:
     measured = [result.metrics, *(reference.metrics for reference in result.references.values())]
     every = [(name.label, *(name.text(getattr(metrics, name.key)) for metrics in measured)) for name in METRIC_NAMES]
     head = ("", "Strategy", *map(series_name, result.references))
-    significance = assessment.significance
     note = "All on the same bars and at the same costs" + (
         "; plain models were fitted on the training bars of the run and are traded by the same policy."
         if result.plain
         else "."
     )
-    trust = (
-        f'<div class="columns"><div><h3>How sure the Sharpe ratio is</h3>\n'
-        f"{table('How sure the Sharpe ratio is', sharpe_rows(significance), kind='facts')}</div>\n"
-        + _differences(significance)
-        + "</div>\n"
-    )
-    content = compared + trust + folded("Every figure", table("Every figure", every, head, kind="figures own"))
+    content = compared + folded("Every figure", table("Every figure", every, head, kind="figures own"))
     return section("alternatives", "Beside the alternatives", content, note)
+
+
+def _certainty(significance: Significance) -> str:
+    content = (
+        f'<div class="columns"><div><h3>Sharpe ratio</h3>\n{table("Sharpe ratio", sharpe_rows(significance))}</div>\n'
+        f"{_differences(significance)}</div>\n"
+    )
+    return section("certainty", "How sure that is", content)
 
 
 def _differences(significance: Significance) -> str:
@@ -179,7 +182,7 @@ def _differences(significance: Significance) -> str:
         return ""
     head = ("Sharpe ratio less that of", "Difference", "95 % interval")
     rows = difference_rows(significance)
-    return f"<div><h3>Difference to the alternatives</h3>\n{table('Differences', rows, head)}</div>"
+    return f"<div><h3>Difference to the alternatives</h3>\n{table('Differences', rows, head, kind='figures')}</div>"
 
 
 def _course(result: BacktestResult, assessment: Assessment) -> str:
@@ -263,7 +266,7 @@ def _costs(result: BacktestResult) -> str:
     )
     tables = (
         f'<div class="columns"><div><h3>Costs in figures</h3>\n'
-        f"{table('Costs in figures', cost_rows(result, totals), kind='facts')}</div>\n"
+        f"{table('Costs in figures', cost_rows(result, totals))}</div>\n"
         f"<div><h3>At multiples of the cost of trading</h3>\n"
         f"{table('Results at multiples of the cost of trading', multiples, head, kind='figures')}</div></div>\n"
     )
@@ -284,18 +287,18 @@ def _forecasts(assessment: Assessment, forecasts: pd.DataFrame | None, outcomes:
             ic_chart(months, skill.ic) if len(months) >= _MIN_IC_MONTHS else None,
         ]
     )
-    tests = [f"p, {test.loss} loss" for test in skill.diebold_mariano[:1]]
+    head = (
+        "Market",
+        "Bars",
+        "IC, 95 %",
+        "Rank IC, 95 %",
+        *(f"p, {test.loss} loss" for test in skill.diebold_mariano[:1]),
+    )
+    markets = table("Skill by market", market_rows(skill), head, kind="figures")
     tables = (
         '<div class="columns"><div><h3>All markets</h3>\n'
-        f"{table('Skill of the forecasts', skill_rows(skill), kind='facts')}</div>\n"
-        "<div><h3>Each market</h3>\n"
-        + table(
-            "Skill by market",
-            market_rows(skill),
-            ("Market", "Bars", "IC, 95 %", "Rank IC, 95 %", *tests),
-            kind="figures",
-        )
-        + "</div></div>\n"
+        f"{table('Skill of the forecasts', skill_rows(skill))}</div>\n"
+        f"<div>{_named('Each market', markets, len(skill.markets))}</div></div>\n"
     )
     note = "Log returns over the horizon, before any cost. Intervals allow for horizons that overlap."
     return section("forecasts", "What the forecasts were worth", charts + tables, note)
@@ -310,12 +313,17 @@ def _origin(result: BacktestResult, title: str, experiment: Experiment, manifest
         folds += folded("Manifest", table("The run's manifest", list(flattened(manifest)), kind="long"))
     content = (
         '<div class="columns"><div><h3>Assumptions</h3>\n'
-        f"{table('What the backtest assumes', assumptions(result), kind='facts')}</div>\n"
+        f"{table('What the backtest assumes', assumptions(result))}</div>\n"
         "<div><h3>How to get this again</h3>\n"
         f'<pre class="card">{escape(again)}</pre></div></div>\n'
-        f"<h3>Data</h3>\n{table('The data', data, head, kind='figures')}{folds}"
+        f"{_named('Data', table('The data', data, head, kind='figures'), len(data))}{folds}"
     )
     return section("origin", "Data and assumptions", content)
+
+
+def _named(title: str, content: str, num_rows: int) -> str:
+    """Return a table under its name; folded where it is long."""
+    return folded(title, content) if num_rows > _MOST_ROWS else f"<h3>{escape(title)}</h3>\n{content}"
 
 
 def _definitions() -> str:
