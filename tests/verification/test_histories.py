@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from subjects import BARS, markets
 
 from books import random_book
@@ -12,10 +13,13 @@ from flashtrader.config import Experiment, load_config
 from flashtrader.interval import Interval
 from flashtrader.market.bars import PRICES, validate_bars
 from flashtrader.market.books import validate_books
+from flashtrader.market.funding_store import FundingStore
+from flashtrader.market.spans import Span
 from flashtrader.verification.histories import (
     clock_of,
     cut_rows,
     damaged,
+    store_funding,
     store_tables,
     stored_tables,
     with_other_future,
@@ -23,13 +27,12 @@ from flashtrader.verification.histories import (
 )
 
 HOUR = Interval("60")
+EIGHT_HOURS_MS = 8 * 3_600_000
 CUTS = (0, 1, 29, 30, 350, 698, 699)
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    import yaml
-
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(BARS))
     return load_config(path)
@@ -114,3 +117,19 @@ def test_what_is_stored_is_loaded(experiment: Experiment, tmp_path: Path) -> Non
     store_tables(experiment.data, tables, tmp_path)
     for symbol, table in stored_tables(experiment.data, tmp_path).items():
         pd.testing.assert_frame_equal(table, tables[symbol])
+
+
+def test_funding_is_copied_and_other_only_after_the_cut(experiment: Experiment, tmp_path: Path) -> None:
+    settled = pd.DataFrame({"timestamp": np.arange(1, 20) * EIGHT_HOURS_MS, "rate": np.linspace(1e-5, 2e-4, 19)})
+    span = Span(0, 20 * EIGHT_HOURS_MS)
+    for symbol in experiment.data.symbols:
+        FundingStore(tmp_path / "own").append("file", symbol, settled, span)
+    cut_ms = 10 * EIGHT_HOURS_MS
+    store_funding(experiment.data, tmp_path / "own", tmp_path / "same", None)
+    store_funding(experiment.data, tmp_path / "own", tmp_path / "other", cut_ms)
+    for symbol in experiment.data.symbols:
+        same, other = (FundingStore(tmp_path / name).read("file", symbol) for name in ("same", "other"))
+        assert same.answered == other.answered == (span,)
+        pd.testing.assert_frame_equal(same.settlements, settled)
+        changed = other.settlements["rate"] != settled["rate"]
+        assert (changed == (settled["timestamp"] > cut_ms)).all()
