@@ -13,6 +13,7 @@ from flashtrader.errors import ConfigError
 from flashtrader.files import write_json
 from flashtrader.run import Run
 from flashtrader.verification.checks import Attack, Check, Subject, carry_out
+from flashtrader.verification.histories import stored_tables
 from flashtrader.verification.late import one_bar_late
 from flashtrader.verification.leaks import future_noise, past_noise
 from flashtrader.verification.mutants import mutants
@@ -69,6 +70,7 @@ def verify_run(run: Run, data_dir: Path, *, full: bool, watch: Callable[[Check],
     """
     if not (run.path / "manifest.json").is_file():
         raise ConfigError(f"{run.path}: not trained, so there is nothing to verify; train it, or give another --run")
+    stored_tables(run.experiment.data, data_dir)  # or each attack would say that there are none
     began = time.perf_counter()
     checks = []
     with tempfile.TemporaryDirectory(prefix="flashtrader-verify-") as scratch:

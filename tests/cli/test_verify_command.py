@@ -60,6 +60,11 @@ def test_a_failed_check_is_told_and_ends_in_1(trained: Place, monkeypatch: pytes
     assert json.loads((trained.run / "verify.json").read_text())["passed"] is False
 
 
+def test_missing_bars_are_told_once(trained: Place) -> None:
+    assert "get them with" in trained.fails(1, "verify", data="elsewhere")
+    assert not (trained.run / "verify.json").exists()
+
+
 def test_wrong_requests_end_in_2(trained: Place) -> None:
     assert "no run 'none'" in trained.fails(2, "verify", "--run", "none")
     (trained.run / "manifest.json").unlink()
