@@ -27,6 +27,7 @@ TIMEOUT_S = 20.0
 FIRST_BACKOFF_S = 0.5
 # Longer than this is for the user to wait, not for the program.
 LONGEST_WAIT_S = 60.0
+_WHOLE_ANSWER_TIMEOUTS = 3
 _ABANDONED_WITHIN_S = 0.2
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ class RateLimiter:
 
     Used as `with limiter: send()`. A slot is free again `seconds` after its request was *answered*: the server saw
     the request at some moment in between, so no delay on the way can squeeze more than `requests` into its window.
-    Once `abandoned` is set, nobody waits any more.
+    The first slots come one by one, `seconds / requests` apart: of processes that are killed and started again, each
+    with a limiter of its own, the server sees no more than of one that lives on. Once `abandoned` is set, nobody waits.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class RateLimiter:
         self._seconds = seconds
         self._idle = threading.Semaphore(requests)
         self._lock = threading.Lock()
-        self._free_at = deque([-float("inf")] * requests)
+        began = clock()
+        self._free_at = deque(began + seconds * slot / requests for slot in range(requests))
         self._paused_until = -float("inf")
 
     def __enter__(self) -> Self:
@@ -104,6 +107,7 @@ class HttpClient:
     """GET requests for JSON from one host; safe to share between threads.
 
     Proxies come from the environment, except for loopback addresses. `refusal` says what HTTP 403 means here.
+    timeout_s: the longest silence; a whole answer may take three times as long, however it trickles in.
     Raises ConfigError when `base_url` is not an http(s) URL.
     """
 
@@ -191,7 +195,10 @@ class HttpClient:
             ) from None
 
     def _awaited(self, path: str, params: Mapping[str, str | int], where: str) -> httpx.Response:
-        """Return the response, or raise SourceError once abandoned: nothing wakes a thread that waits for a server."""
+        """Return the response, or raise SourceError once abandoned: nothing wakes a thread that waits for a server.
+
+        httpx limits each silence, not their sum: a server that trickles would hold the thread for ever.
+        """
         response: Future[httpx.Response] = Future()
 
         def ask() -> None:
@@ -200,11 +207,17 @@ class HttpClient:
             except Exception as error:
                 response.set_exception(error)
 
+        longest_s = _WHOLE_ANSWER_TIMEOUTS * self._timeout_s
+        deadline_s = time.monotonic() + longest_s
         if not self._limiter.abandoned.is_set():
             threading.Thread(target=ask, name="http", daemon=True).start()
         while not wait([response], _ABANDONED_WITHIN_S).done:
             if self._limiter.abandoned.is_set():
                 raise SourceError(f"{where}: the fetch was stopped before the host answered; fetch again")
+            if time.monotonic() > deadline_s:
+                raise TransientError(
+                    f"{where}: no whole answer within {longest_s:g} s; the network is slow, fetch again"
+                )
         return response.result()
 
     def _decode(self, response: httpx.Response, where: str, statuses: tuple[int, ...]) -> Answer:

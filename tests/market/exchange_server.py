@@ -40,13 +40,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer. `sent_bytes` below the body's length breaks the connection there; 0 sends not even a status."""
+    """An HTTP answer. `sent_bytes` below the body's length breaks the connection there; 0 sends not even a status.
+
+    trickle_s: the wait after each of the body's bytes.
+    """
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     sent_bytes: int | None = None
+    trickle_s: float = 0.0
 
     @property
     def json(self) -> Any:
@@ -79,6 +83,11 @@ def ret_code(code: int, message: str, result: Any = None, headers: Mapping[str, 
 
 def slow(seconds: float) -> Fault:
     return lambda reply: replace(reply, delay_s=seconds)
+
+
+def trickling(seconds: float) -> Fault:
+    """The body comes byte by byte: never silent for long, never done."""
+    return lambda reply: replace(reply, trickle_s=seconds)
 
 
 def html(reply: Reply) -> Reply:
@@ -351,6 +360,11 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             for name, value in ({"Content-Length": str(len(reply.body))} | reply.headers).items():
                 self.send_header(name, value)
             self.end_headers()
+            if reply.trickle_s:
+                for place in range(len(reply.body)):
+                    self.wfile.write(reply.body[place : place + 1])
+                    time.sleep(reply.trickle_s)
+                return
             self.wfile.write(reply.body[: reply.sent_bytes])
             self.close_connection |= reply.sent_bytes is not None
 

@@ -1,5 +1,6 @@
 """Bybit: the whole history, closed bars only, and a clear line for everything the exchange can say."""
 
+import email.utils
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,42 @@ def test_repeated_or_unsorted_rows_are_put_right(history, limiter, fault):
         pd.testing.assert_frame_equal(joined(whole_history(source_of(server, limiter))), history.iloc[:-1])
 
 
+@pytest.mark.parametrize("rows", [(0, 1), (400, 500), (990, 1_000), (0, 1_000)])
+def test_bars_that_one_answer_lost_are_found(history, limiter, rows):
+    with ExchangeServer({"BTCUSDT": history}) as server:
+        source = source_of(server, limiter)
+        span = source.history("BTCUSDT", HOUR)
+        server.fail(missing_rows(*rows))
+        pd.testing.assert_frame_equal(joined(list(source.pages("BTCUSDT", HOUR, span))), history.iloc[:-1])
+
+
+@pytest.mark.parametrize("hours_off", [-1, 1])
+def test_a_clock_that_is_off_does_not_close_an_open_bar(history, limiter, hours_off):
+    """One server behind the address has another time than the Date header of its own answer."""
+    now_ms = int(history["timestamp"].iloc[-1]) + HOUR_MS // 2
+
+    def off(reply):
+        return json_reply(reply.json | {"time": now_ms + hours_off * HOUR_MS}, headers=dated)
+
+    dated = {"Date": email.utils.formatdate(now_ms / 1000, usegmt=True)}
+    with ExchangeServer({"BTCUSDT": history}, now_ms=now_ms) as server:
+        server.fail(off, times=2)
+        source = source_of(server, limiter)
+        pages = list(source.pages("BTCUSDT", HOUR, Span(now_ms // HOUR_MS * HOUR_MS - 5 * HOUR_MS, now_ms + HOUR_MS)))
+        pd.testing.assert_frame_equal(joined(pages), history.iloc[-6:-1].reset_index(drop=True))
+        server.fail(off, times=5)
+        with pytest.raises(SourceError, match=r"the answer's time .* and its Date .* differ"):
+            source.history("BTCUSDT", HOUR)
+
+
 def test_bars_that_the_exchange_lacks_are_answered(history, limiter):
-    """A hole in an answer is the exchange's word; nothing is made up for it."""
+    """A hole in two answers is the exchange's word; nothing is made up for it."""
     holey = history.drop(index=range(1_500, 1_600)).reset_index(drop=True)
     with ExchangeServer({"BTCUSDT": history}) as server:
         in_the_hole = int(history["timestamp"][1_500])
-        server.fail(missing_rows(744, 844), when=lambda request: int(request.query.get("end", 0)) > in_the_hole)
+        server.fail(
+            missing_rows(744, 844), times=2, when=lambda request: int(request.query.get("end", 0)) > in_the_hole
+        )
         source = source_of(server, limiter)
         pages = list(source.pages("BTCUSDT", HOUR, Span(int(history["timestamp"][0]), server.now_ms)))
     pd.testing.assert_frame_equal(joined(pages), holey.iloc[:-1])

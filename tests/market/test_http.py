@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange_server import Fault, ReplayServer, broken_off, cut_json, html, http_error, json_reply, reset
+from exchange_server import Fault, ReplayServer, broken_off, cut_json, html, http_error, json_reply, reset, trickling
 from exchange_server import slow as slow_by
 from flashtrader.errors import ConfigError, SourceError
 from flashtrader.market import http
@@ -64,6 +64,20 @@ def test_threads_share_one_limit_as_the_server_sees_it():
         assert time.monotonic() - began >= 0.75
 
 
+def test_processes_that_are_killed_one_after_another_send_no_more_than_one_that_lives(fake_time):
+    """Each has a limiter of its own, and knows nothing of those before it."""
+    arrived = []
+    for life_s in (0.4, 1.3, 0.05, 2.0, 0.7, 5.0, 3.0):
+        limiter = RateLimiter(600, 5.0, clock=fake_time, sleep=fake_time.sleep)
+        dies_at = fake_time.now + life_s
+        while fake_time.now < dies_at:
+            with limiter:
+                arrived.append(fake_time.now)
+        fake_time.now += 0.02  # the next one has to start
+    busiest = max(sum(first <= time < first + 5.0 for time in arrived) for first in arrived)
+    assert 590 <= busiest <= 601
+
+
 def test_a_pause_holds_everybody_up(fake_time):
     limiter = RateLimiter(2, 1.0, clock=fake_time, sleep=fake_time.sleep)
     limiter.pause(30.0)
@@ -88,6 +102,17 @@ def test_an_unreachable_host(limiter, fake_time):
         "check the network, the proxy settings and --base-url (asked 5 times)"
     )
     assert len(fake_time.slept) == http.ATTEMPTS - 1
+
+
+def test_a_trickle_ends(limiter, monkeypatch):
+    """No silence is long enough to be a time-out, and the answer would take an hour."""
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    with ReplayServer(json_reply({"answer": 42, "padding": "x" * 36_000})) as server:
+        server.fail(trickling(0.1))
+        assert ask(HttpClient(server.url, limiter, REFUSAL, timeout_s=0.2)) == 42
+        server.fail(trickling(0.1), times=2)
+        with pytest.raises(SourceError, match=r"no whole answer within 0\.6 s; the network is slow, fetch again"):
+            ask(HttpClient(server.url, limiter, REFUSAL, timeout_s=0.2))
 
 
 def test_backoff_doubles_within_its_jitter(limiter, fake_time):

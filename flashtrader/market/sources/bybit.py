@@ -19,8 +19,17 @@ from numpy.typing import NDArray
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, validate_bars
-from flashtrader.market.http import TIMEOUT_S, Answer, HttpClient, RateLimitedError, RateLimiter, TransientError
+from flashtrader.market.http import (
+    TIMEOUT_S,
+    Answer,
+    HttpClient,
+    RateLimitedError,
+    RateLimiter,
+    TransientError,
+    server_time_ms,
+)
 from flashtrader.market.sources import Page, Span
+from flashtrader.market.spans import iso_time
 
 BASE_URL = "https://api.bybit.com"
 PAGE_BARS = 1_000
@@ -35,6 +44,7 @@ _COLUMNS = ("timestamp", "open", "high", "low", "close", "volume", "turnover")
 _BEFORE_HISTORY_MS = 9_999
 # A bar that closed less than this ago and is missing may still come.
 _SETTLE_MS = 60_000
+_CLOCKS_DIFFER_MS = 60_000
 _RATE_LIMITED = 10006
 _PASSING = {10000: "server time-out", 10002: "clocks differ", 10016: "server error", 5004: "server time-out"}
 REFUSAL = (
@@ -104,7 +114,23 @@ class BybitSource:
         self._client.abandon()
 
     def _page(self, symbol: str, interval: Interval, window: Span, abandoned: threading.Event) -> Page:
-        """Return every closed bar in a window.
+        """Return every closed bar in a window. A bar is believed to be missing once two answers agree on it."""
+        bars, now_ms = self._window(symbol, interval, window, abandoned)
+        known = window & Span(window.start_ms, interval.floor(now_ms))
+        while known and len(bars) < np.diff(interval.index(np.array([known.start_ms, known.end_ms])))[0]:
+            again, now_ms = self._window(symbol, interval, window, abandoned)
+            both = pd.concat([bars, again]).drop_duplicates().sort_values("timestamp", ignore_index=True)
+            both = validate_bars(both, interval, self._where(symbol, interval))
+            if len(both) == len(bars):
+                break
+            bars = both
+        newest_ms = interval.floor(min(window.end_ms, interval.floor(now_ms)) - 1)
+        settled = not bars.empty and int(bars["timestamp"].iloc[-1]) == newest_ms
+        known_ms = interval.floor(now_ms if settled else now_ms - _SETTLE_MS)
+        return Page(bars, Span(window.start_ms, max(window.start_ms, min(window.end_ms, known_ms))))
+
+    def _window(self, symbol: str, interval: Interval, window: Span, abandoned: threading.Event) -> tuple[Bars, int]:
+        """Return the closed bars in a window, and the server's clock.
 
         A server that holds its answers shorter than asked leaves out the oldest bars: they are asked for until the
         window's first bar or an empty answer comes.
@@ -115,10 +141,7 @@ class BybitSource:
             older, _ = self._ask(symbol, interval, window.start_ms, oldest_ms - 1, PAGE_BARS, abandoned)
             if not older.empty:
                 bars = pd.concat([older, bars], ignore_index=True)
-        newest_ms = interval.floor(min(window.end_ms, interval.floor(now_ms)) - 1)
-        settled = not bars.empty and int(bars["timestamp"].iloc[-1]) == newest_ms
-        known_ms = interval.floor(now_ms if settled else now_ms - _SETTLE_MS)
-        return Page(bars, Span(window.start_ms, max(window.start_ms, min(window.end_ms, known_ms))))
+        return bars, now_ms
 
     def _ask(
         self,
@@ -142,7 +165,7 @@ class BybitSource:
             params["end"] = end_ms
 
         def read(answer: Answer) -> tuple[Bars, int]:
-            result, now_ms = self._result(answer.json, symbol, interval)
+            result, now_ms = self._result(answer, symbol, interval)
             rows = _rows(result, where)
             if len(rows) and (rows[0, 0] < start_ms or (end_ms is not None and rows[-1, 0] > end_ms)):
                 raise TransientError(f"{where}: bars came that open outside the time asked for; fetch again")
@@ -153,10 +176,10 @@ class BybitSource:
 
         return self._client.get("/v5/market/kline", params, self._subject(symbol, interval), read, abandoned=abandoned)
 
-    def _result(self, envelope: Any, symbol: str, interval: Interval) -> tuple[dict[str, Any], int]:
+    def _result(self, answer: Answer, symbol: str, interval: Interval) -> tuple[dict[str, Any], int]:
         """Return the result of a good answer and the server's clock; raise what a bad one means."""
         where = self._where(symbol, interval)
-        result, now_ms = checked_envelope(envelope, where, symbol, self._category, interval)
+        result, now_ms = checked_envelope(answer, where, symbol, self._category, interval)
         if not isinstance(result.get("list"), list):
             raise TransientError(f"{where}: retCode 0, but no list of bars in the answer; fetch again")
         if result.get("symbol", symbol) != symbol or result.get("category", self._category) != self._category:
@@ -173,9 +196,13 @@ class BybitSource:
 
 
 def checked_envelope(
-    envelope: Any, where: str, symbol: str, category: str, interval: Interval | None = None
+    answer: Answer, where: str, symbol: str, category: str, interval: Interval | None = None
 ) -> tuple[dict[str, Any], int]:
-    """Return the result in a good v5 answer, maybe empty, and the server's clock; raise what a bad one means."""
+    """Return the result in a good v5 answer, maybe empty, and the server's clock; raise what a bad one means.
+
+    A clock that runs ahead would pass an open bar for a closed one: it must agree with a Date header.
+    """
+    envelope = answer.json
     if not isinstance(envelope, dict) or not isinstance(envelope.get("retCode"), int):
         raise TransientError(f"{where}: the answer is not a Bybit v5 envelope; check --base-url")
     code, words = envelope["retCode"], str(envelope.get("retMsg", ""))
@@ -196,6 +223,12 @@ def checked_envelope(
     result, now_ms = envelope.get("result"), envelope.get("time")
     if not isinstance(now_ms, int) or now_ms <= 0:
         raise TransientError(f"{where}: the answer lacks the server's time, so open bars can't be told; fetch again")
+    date_ms = server_time_ms(answer.headers)
+    if date_ms is not None and abs(now_ms - date_ms) > _CLOCKS_DIFFER_MS:
+        raise TransientError(
+            f"{where}: the answer's time {iso_time(now_ms)} and its Date {iso_time(date_ms)} differ, so open bars "
+            "can't be told; fetch again"
+        )
     return result if isinstance(result, dict) else {}, now_ms
 
 

@@ -87,7 +87,7 @@ class BybitBooks:
         where = f"{client.host}: {subject}"
 
         def read(answer: Answer) -> BookMessage:
-            result, _ = checked_envelope(answer.json, where, symbol, self._category)
+            result, _ = checked_envelope(answer, where, symbol, self._category)
             try:
                 return _message(result, "snapshot", symbol, int(result.get("cts") or result["ts"]))
             except (KeyError, TypeError, ValueError) as error:

@@ -60,7 +60,7 @@ class BybitFunding:
         where = f"{self._client.host}: {subject}"
 
         def read(answer: Answer) -> tuple[Settlements, int]:
-            result, now_ms = checked_envelope(answer.json, where, symbol, "linear")
+            result, now_ms = checked_envelope(answer, where, symbol, "linear")
             settlements = _settlements(result.get("list"), symbol, where)
             times = settlements["timestamp"]
             if not times.between(params.get("startTime", 0), params.get("endTime", now_ms)).all():
