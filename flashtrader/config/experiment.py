@@ -100,6 +100,18 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _window_reaches_one_stretch_back(self) -> Self:
+        parts = self.training.context_parallel
+        stretch_bars = self.training.segment_bars // parts
+        if parts > 1 and stretch_bars < self.context_bars - 1:
+            raise ValueError(
+                f"training.context_parallel: of {parts} processes each holds {stretch_bars} bars of a segment, fewer "
+                f"than the {self.context_bars - 1} earlier ones that a window of {self.context_bars} sees; lower it or "
+                "model.context_bars, or raise training.segment_bars"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _forecasts_can_be_stitched(self) -> Self:
         family = self.model.family
         key = "split.walk_forward" if self.split.walk_forward else "training.seeds" if self.training.seeds else None

@@ -42,12 +42,19 @@ class TrainingConfig(Section):
     """Family candles: of volume in the loss, where each price has 1."""
     evaluate_every: PositiveInt = 100
     """Steps between evaluations on the validation bars."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints, from which a killed training goes on; null is evaluate_every."""
     patience: PositiveInt | None = None
     """Evaluations without a better validation loss before training stops; null never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast; auto is bf16 on a GPU and fp32 on a CPU, where bf16 is slower."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU that is there."""
+    distributed: Literal["none", "ddp", "fsdp"] = "none"
+    """Under torchrun, what each of its processes holds: the whole model (ddp), or a part of every weight, its gradient
+    and its moments (fsdp). They share each batch. Without torchrun there is one process, and nothing to share."""
+    context_parallel: PositiveInt = 1
+    """Processes that share a segment, each with as many of its bars: what a window sees crosses the borders."""
     seed: NonNegativeInt = 0
     """Of the weights, the segments and dropout."""
     seeds: Annotated[tuple[NonNegativeInt, ...], EachOnce] = ()
@@ -57,8 +64,23 @@ class TrainingConfig(Section):
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tracking`)."""
 
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """`checkpoint_every`, or what it stands for."""
+        return self.checkpoint_every or self.evaluate_every
+
     @model_validator(mode="after")
     def _labels_remain(self) -> Self:
         if self.warmup_bars is not None and self.warmup_bars >= self.segment_bars:
             raise ValueError(f"warmup_bars ({self.warmup_bars}) must be below segment_bars ({self.segment_bars})")
+        return self
+
+    @model_validator(mode="after")
+    def _stretches_are_equal(self) -> Self:
+        if self.context_parallel > 1 and self.distributed == "none":
+            raise ValueError("context_parallel needs processes to share a segment; set distributed to ddp or fsdp")
+        if self.segment_bars % self.context_parallel:
+            raise ValueError(
+                f"segment_bars ({self.segment_bars}) must be a multiple of context_parallel ({self.context_parallel})"
+            )
         return self

@@ -13,7 +13,7 @@ class KeyValueCache:
 
     def __init__(self, layers: int, memory_tokens: int) -> None:
         self.position = 0
-        self._memory_tokens = memory_tokens
+        self.memory_tokens = memory_tokens
         self._kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
 
     def extend(self, layer: int, k_BNHD: Tensor, v_BNHD: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,13 +21,13 @@ class KeyValueCache:
         kept = self._kept[layer]
         if kept is not None:
             k_BNHD, v_BNHD = cat((kept[0], k_BNHD), dim=1), cat((kept[1], v_BNHD), dim=1)
-        start = max(k_BNHD.shape[1] - self._memory_tokens, 0)
+        start = max(k_BNHD.shape[1] - self.memory_tokens, 0)
         self._kept[layer] = (k_BNHD[:, start:], v_BNHD[:, start:])
         return k_BNHD, v_BNHD
 
     def repeat(self, count: int) -> "KeyValueCache":
         """Return a cache of so many sequences that have all read what this one has, and then go their own ways."""
-        copy = KeyValueCache(len(self._kept), self._memory_tokens)
+        copy = KeyValueCache(len(self._kept), self.memory_tokens)
         copy.position = self.position
         copy._kept = [
             None if kept is None else (kept[0].repeat(count, 1, 1, 1), kept[1].repeat(count, 1, 1, 1))

@@ -52,11 +52,15 @@ class Segments:
 
     def batch(self, starts: NDArray[np.int64]) -> Batch:
         """Return the segments that begin at these of `self.starts`, copied into one batch."""
-        targets = self.targets[starts]
+        return Batch(self.values[starts], self.mask[starts], self.labels(starts))
+
+    def labels(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the targets of a batch alone (B, S, K)."""
+        targets: NDArray[np.float32] = self.targets[starts]
         row_BS = starts[:, None] + np.arange(self.segment_bars)
         targets[(row_BS < self.rows.start) | (row_BS >= self.rows.stop)] = np.nan
         targets[:, : self.warmup_bars] = np.nan
-        return Batch(self.values[starts], self.mask[starts], targets)
+        return targets
 
 
 def _windows(array: NDArray[Any], segment_bars: int) -> NDArray[Any]:
