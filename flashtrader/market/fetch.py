@@ -3,13 +3,12 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
 from flashtrader.interval import DAY_MS, Interval
@@ -149,10 +148,14 @@ def _refuse_other_prices(source: Source, store: Store, series: Series, missing: 
     """
     if not missing and not source.local:
         return
-    stored = store.read(series)
-    timestamps = stored["timestamp"].to_numpy()
-    runs = [timestamps] if source.local else _at_borders(timestamps, missing)
-    spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in runs if len(run))
+    if source.local:
+        stretches = [store.read(series)]
+    else:
+        borders = sorted({time_ms for span in missing for time_ms in (span.start_ms, span.end_ms)})
+        stretches = [bars for border in borders for bars in store.beside(series, border, _COMPARED_BARS)]
+    times = [bars["timestamp"].to_numpy() for bars in stretches if len(bars)]
+    spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in times)
+    stored = pd.concat(stretches).drop_duplicates("timestamp").sort_values("timestamp")
     pages = [page.bars for span in spans for page in source.pages(series.symbol, series.interval, span)]
     both = stored.merge(pd.concat([no_bars(), *pages]), on="timestamp", suffixes=("", "_now"))
     then, now = both[[*PRICES]].to_numpy(), both[[f"{name}_now" for name in PRICES]].to_numpy()
@@ -162,19 +165,6 @@ def _refuse_other_prices(source: Source, store: Store, series: Series, missing: 
         where = f"{series}: bar {iso_time(int(both['timestamp'].iloc[row]))} in {store.directory(series)}"
         prices = f"has {PRICES[column]} {then[row, column]:.10g}, at the source now {now[row, column]:.10g}"
         raise DataError(f"{where} {prices}; {_REMEDY_READJUSTED if source.readjusts else _REMEDY}")
-
-
-def _at_borders(timestamps: NDArray[np.int64], missing: Sequence[Span]) -> Iterator[NDArray[np.int64]]:
-    """Yield the opening times of a few stored bars on each side of each end of the missing spans, maybe of none.
-
-    timestamps: (N,) of all stored bars. After a kill, some of them lie in what is missing.
-    """
-    for span in missing:
-        first, end = np.searchsorted(timestamps, [span.start_ms, span.end_ms])
-        yield timestamps[max(first - _COMPARED_BARS, 0) : first]
-        yield timestamps[first:end][:_COMPARED_BARS]
-        yield timestamps[first:end][-_COMPARED_BARS:]
-        yield timestamps[end : end + _COMPARED_BARS]
 
 
 def _fetch_series(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrader.interval import DAY_MS, Interval
-from flashtrader.market.bars import Bars
+from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, minus
 
 Reason = Literal["no_trades", "outage", "fetch_failed"]
@@ -79,24 +79,24 @@ class _Holes(NamedTuple):
 
 
 def find_gaps(
-    bars: Bars,
+    profile: Profile,
     interval: Interval,
     answered: Sequence[Span],
     failed: Sequence[Failure],
     source: str,
     outages_elsewhere: Mapping[str, Sequence[Span]],
 ) -> tuple[Gap, ...]:
-    """Return every hole between the first and the last bar, in order of time.
+    """Return every hole between the first and the last bar of a whole history, in order of time.
 
     A hole that the source answered in part is cut where the answers end. outages_elsewhere: outages of the same
     source's other symbols, by symbol.
     """
-    index = interval.index(bars["timestamp"].to_numpy())
+    index = profile.index
     next_row = np.flatnonzero(np.diff(index) > 1) + 1
     holes = _Holes(index[next_row - 1] + 1, index[next_row], next_row)
     unanswered = minus(holes.spans(interval), answered)
     gaps = [_failed_gap(span, interval, failed) for span in unanswered]
-    gaps += _explain(_without(holes, unanswered, interval), bars, index, interval, source, outages_elsewhere)
+    gaps += _explain(_without(holes, unanswered, interval), profile, interval, source, outages_elsewhere)
     return tuple(sorted(gaps, key=lambda gap: gap.start_ms))
 
 
@@ -119,15 +119,15 @@ def _without(holes: _Holes, unanswered: Sequence[Span], interval: Interval) -> _
 
 def _explain(
     holes: _Holes,
-    bars: Bars,
-    index: NDArray[np.int64],
+    profile: Profile,
     interval: Interval,
     source: str,
     outages_elsewhere: Mapping[str, Sequence[Span]],
 ) -> list[Gap]:
     if not len(holes.start):
         return []
-    single_share, q = _thinness(bars, holes.next_row)
+    index = profile.index
+    single_share, q = _thinness(profile, holes.next_row)
     expected = (index[-1] - index[0] + 1) * q**holes.num_bars
     by_chance = expected >= _EXPECTED_AT_LEAST
     closing = _closing_hours(index, holes, interval)
@@ -154,15 +154,14 @@ def _explain(
     ]
 
 
-def _thinness(bars: Bars, next_row: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _thinness(profile: Profile, next_row: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return around each hole the share of bars with a single price, and the probability q of a slot without a trade.
 
     The share in the whole history counts as one more bar: no bar of one price nearby is no proof that there never is.
     """
-    rows = len(bars)
-    volume = bars["volume"].to_numpy()
-    traded = volume > 0
-    single = (bars["high"].to_numpy() == bars["low"].to_numpy()) & (traded | ~traded.any())
+    traded = profile.traded
+    rows = len(traded)
+    single = profile.flat & (traded | ~traded.any())
     counts = np.concatenate([[0], np.cumsum(single)])
     first, last = np.maximum(next_row - _NEIGHBOURS, 0), np.minimum(next_row + _NEIGHBOURS, rows)
     share = (counts[last] - counts[first] + single.mean()) / (last - first + 1)

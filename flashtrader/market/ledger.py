@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flashtrader.interval import Interval
-from flashtrader.market.bars import Bars
 from flashtrader.market.gaps import Failure, Gap, find_gaps
+from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, from_iso, iso_time, minus, union
 
 __all__ = ["Failure", "Gap", "Ledger"]
@@ -22,6 +22,8 @@ class Ledger:
     """What it failed to answer, and why; the next fetch asks again."""
     parts: tuple[str, ...] = ()
     """The part files there were: when one is gone, its time is no longer answered."""
+    changed: tuple[str, ...] = ()
+    """Those that were written, or about to be, since the history's profile was."""
     examined: bool = False
     """Whether the rest describes the bars as they are. Only a fetch that was killed leaves this false."""
     rows: int = 0
@@ -31,7 +33,11 @@ class Ledger:
 
     def unexamined(self) -> "Ledger":
         """Return the ledger without what describes the bars."""
-        return Ledger(self.answered, self.failed, self.parts)
+        return Ledger(self.answered, self.failed, self.parts, self.changed)
+
+    def with_change(self, parts: Sequence[str]) -> "Ledger":
+        """Return the ledger with some parts about to be written."""
+        return replace(self.unexamined(), changed=tuple(sorted({*self.changed, *parts})))
 
     def with_answer(self, span: Span) -> "Ledger":
         """Return the ledger with `span` answered, and no longer failed."""
@@ -47,17 +53,18 @@ class Ledger:
         return replace(self.unexamined(), answered=minus(self.answered, spans))
 
     def examine(
-        self, bars: Bars, interval: Interval, source: str, outages_elsewhere: Mapping[str, Sequence[Span]]
+        self, profile: Profile, interval: Interval, source: str, outages_elsewhere: Mapping[str, Sequence[Span]]
     ) -> "Ledger":
-        """Return the ledger with rows, extent and gaps as `bars`, the whole history, show them."""
-        timestamps = bars["timestamp"]
+        """Return the ledger with rows, extent and gaps as the profile of the whole history shows them."""
+        first_and_last = interval.opening(profile.index[[0, -1]]).tolist() if len(profile.index) else (None, None)
         return replace(
             self,
+            changed=(),
             examined=True,
-            rows=len(bars),
-            first_ms=int(timestamps.iloc[0]) if len(bars) else None,
-            last_ms=int(timestamps.iloc[-1]) if len(bars) else None,
-            gaps=find_gaps(bars, interval, self.answered, self.failed, source, outages_elsewhere),
+            rows=len(profile.index),
+            first_ms=first_and_last[0],
+            last_ms=first_and_last[1],
+            gaps=find_gaps(profile, interval, self.answered, self.failed, source, outages_elsewhere),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +81,7 @@ class Ledger:
             "failed": [_to_json(failure.span) | {"error": failure.error} for failure in self.failed],
             "answered": [_to_json(span) for span in self.answered],
             "parts": list(self.parts),
+            "changed": list(self.changed),
         }
 
     @classmethod
@@ -83,6 +91,7 @@ class Ledger:
             answered=tuple(map(_span, value["answered"])),
             failed=tuple(Failure(_span(item), str(item["error"])) for item in value["failed"]),
             parts=tuple(map(str, value["parts"])),
+            changed=tuple(map(str, value.get("changed", ()))),
             examined=bool(value["examined"]),
             rows=int(value["rows"]),
             first_ms=None if value["first"] is None else from_iso(value["first"]),

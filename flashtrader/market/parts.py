@@ -1,7 +1,9 @@
 """Parquet parts in one directory: written whole or not at all, by one writer at a time."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,9 @@ from filelock import FileLock
 
 from flashtrader.errors import DataError
 from flashtrader.files import replacing
+
+_CHECKSUM = b"sha256"
+_ZEROS = b"0" * 64
 
 
 @contextmanager
@@ -31,19 +36,39 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def write_part(path: Path, table: pd.DataFrame) -> None:
-    """Replace `path` by `table` in one step."""
+    """Replace `path` by `table` in one step.
+
+    The file's metadata hold its own checksum: the sha256 of all its bytes with zeros where the checksum is. So no kill
+    can come between a file and its checksum, and no byte of it can change unseen.
+    """
     columns = pa.Table.from_pandas(table, preserve_index=False)
     floats = [field.name for field in columns.schema if pa.types.is_floating(field.type)]
     options = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": floats}
+    sink = pa.BufferOutputStream()
+    pq.write_table(columns.replace_schema_metadata({_CHECKSUM: _ZEROS}), sink, **options)
+    data = sink.getvalue().to_pybytes()
+    before, _, after = data.rpartition(_ZEROS)
     with replacing(path) as temporary:
-        pq.write_table(columns.replace_schema_metadata(), temporary, **options)
+        temporary.write_bytes(before + _sha256(data) + after)
 
 
 def read_part(path: Path, advice: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return what a part holds, or some columns of it. Raises DataError, which ends in `advice`, when it is damaged."""
+    """Return what a part holds, or some columns of it.
+
+    Raises DataError, which ends in `advice`, when it is damaged. A part without a checksum is taken as it is.
+    """
     with _readable(path, advice):
-        table: pd.DataFrame = pq.ParquetFile(path).read(columns).to_pandas()
+        data = path.read_bytes()
+        checksum = _checksum(data)
+        if checksum and _sha256(_ZEROS.join(data.rsplit(checksum, 1))) != checksum:
+            raise DataError(f"{path}: damaged (its bytes don't match its checksum); {advice}")
+        table: pd.DataFrame = pq.ParquetFile(BytesIO(data)).read(columns).to_pandas()
         return table
+
+
+def has_checksum(path: Path) -> bool:
+    """Tell whether a whole part says what its bytes should be."""
+    return _checksum(path.read_bytes()) is not None
 
 
 def first_and_last(path: Path, column: str, advice: str) -> tuple[int, int]:
@@ -55,9 +80,27 @@ def first_and_last(path: Path, column: str, advice: str) -> tuple[int, int]:
         return min(group.min for group in groups), max(group.max for group in groups)
 
 
+def _checksum(data: bytes) -> bytes | None:
+    """Return what the metadata of a part say its checksum is."""
+    return (pq.read_metadata(BytesIO(data)).metadata or {}).get(_CHECKSUM)
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
+
+
 @contextmanager
 def _readable(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); {advice}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise DataError(f"{path}: can't be read ({error.strerror}); check the disk and the permissions") from None
+        raise _damaged(path, error, advice) from None
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise _damaged(path, error, advice) from None
+
+
+def _damaged(path: Path, error: Exception, advice: str) -> DataError:
+    words = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{path}: damaged ({words}); {advice}")

@@ -1,15 +1,17 @@
 """Bars on disk: Parquet parts that are only ever extended, and the ledger beside them.
 
 `<data_dir>/<source>/<symbol>/<interval>/` holds `bars-<time>.parquet`, each a fixed stretch of 20,000 bars from that
-opening time on, so that an append rewrites only the parts that it touches, and `ledger.json`.
+opening time on, so that an append rewrites only the parts that it touches, `ledger.json`, and `profile.npz`, by which
+the gaps of a long history are found without reading it.
 
 One writer at a time holds the directory's lock, which the system takes back from a process that dies. Readers take
-no lock: a part is replaced in one step. A write goes ledger (not examined) → parts → ledger (answered), so wherever it
-is killed, the ledger claims no bar that is not there; at worst the next fetch asks again for some that are.
+no lock: a part is replaced in one step. A write goes ledger (not examined, these parts changed) → parts → ledger
+(answered), so wherever it is killed, the ledger claims no bar that is not there; at worst the next fetch asks again
+for some that are. Then the history is examined: profile (from the parts that changed) → ledger (examined).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +26,13 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, no_bars, validate_bars
 from flashtrader.market.ledger import Ledger
 from flashtrader.market.parts import read_part, write_part, writing
+from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, iso_time
 
 __all__ = ["Series", "Span", "Store", "load_bars", "stored_source"]
 
 BARS_PER_PART = 20_000
+_PROFILE = "profile.npz"
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,12 @@ class Store:
             raise DataError(f"{series}: bars outside {answered}, the time that they answer for; the source is at fault")
         directory = self.directory(series)
         with writing(directory):
-            ledger = self.recorded(series).unexamined()
-            self._write_ledger(series, ledger)
             numbers = series.interval.index(timestamps) // BARS_PER_PART
             cuts = np.flatnonzero(np.diff(numbers)) + 1
             parts = np.split(np.arange(len(bars)), cuts) if len(bars) else []
+            names = [_part_name(int(timestamps[rows[0]]), series.interval) for rows in parts]
+            ledger = self.recorded(series).with_change(names)
+            self._write_ledger(series, ledger)
             added = sum(self._merge(directory, bars.iloc[rows], series.interval) for rows in parts)
             self._write_ledger(series, ledger.with_answer(answered))
         return added
@@ -111,7 +116,10 @@ class Store:
     def examine(self, series: Series) -> Ledger:
         """Write down rows, extent and gaps as the bars now are, and return the ledger."""
         with writing(self.directory(series)):
-            ledger = self._examined(series, self.recorded(series))
+            recorded = self.recorded(series)
+            profile = self._profile(series, recorded)
+            profile.write(self.directory(series) / _PROFILE)
+            ledger = self._examined(series, recorded, profile)
             self._write_ledger(series, ledger)
         return ledger
 
@@ -125,10 +133,41 @@ class Store:
     def ledger(self, series: Series) -> Ledger:
         """Return the ledger, examined; of a history that isn't there, an empty one."""
         ledger = self.recorded(series)
-        return ledger if ledger.examined else self._examined(series, ledger)
+        return ledger if ledger.examined else self._examined(series, ledger, self._profile(series, ledger))
 
-    def _examined(self, series: Series, ledger: Ledger) -> Ledger:
-        return ledger.examine(self._bars(series), series.interval, series.source, self._outages_elsewhere(series))
+    def beside(self, series: Series, time_ms: int, num_bars: int) -> tuple[Bars, Bars]:
+        """Return the last stored bars that open before a time, and the first from it on: `num_bars` each if there."""
+        paths = _parts(self.directory(series))
+        after = [path for path in paths if time_ms < _part_span(path, series.interval).end_ms]
+        before = [path for path in paths if _part_span(path, series.interval).start_ms < time_ms]
+
+        def nearest(paths: Sequence[Path], side: Callable[[Bars], Bars]) -> Bars:
+            bars = no_bars()
+            for path in paths:
+                bars = side(pd.concat([bars, _read_part(path, series.interval)]).sort_values("timestamp"))
+                if len(bars) == num_bars:
+                    break
+            return bars
+
+        return (
+            nearest(before[::-1], lambda bars: bars[bars["timestamp"] < time_ms].tail(num_bars)),
+            nearest(after, lambda bars: bars[bars["timestamp"] >= time_ms].head(num_bars)),
+        )
+
+    def _profile(self, series: Series, ledger: Ledger) -> Profile:
+        """Return the profile of the bars as they are; only the parts that changed since it was written are read."""
+        directory, interval = self.directory(series), series.interval
+        written, known = Profile.read(directory / _PROFILE), set(ledger.parts) - set(ledger.changed)
+        pieces = []
+        for path in _parts(directory):
+            span = _part_span(path, interval)
+            piece = written.between(*interval.index(np.array([span.start_ms, span.end_ms])).tolist())
+            stale = path.name not in known or not len(piece.index)
+            pieces.append(Profile.of(_read_part(path, interval), interval) if stale else piece)
+        return Profile.joined(pieces)
+
+    def _examined(self, series: Series, ledger: Ledger, profile: Profile) -> Ledger:
+        return ledger.examine(profile, series.interval, series.source, self._outages_elsewhere(series))
 
     def _outages_elsewhere(self, series: Series) -> dict[str, Sequence[Span]]:
         outages: dict[str, Sequence[Span]] = {}

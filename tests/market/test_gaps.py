@@ -8,6 +8,7 @@ import pytest
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.bars import Bars, validate_bars
 from flashtrader.market.gaps import Failure, Gap, find_gaps
+from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span
 
 ALWAYS = [Span(0, 2**60)]
@@ -33,7 +34,7 @@ def market(trades: np.ndarray, interval: Interval = MINUTE) -> Bars:
 
 
 def gaps(bars: Bars, interval: Interval = MINUTE, source: str = "bybit") -> tuple[Gap, ...]:
-    return find_gaps(bars, interval, ALWAYS, [], source, {})
+    return find_gaps(Profile.of(bars, interval), interval, ALWAYS, [], source, {})
 
 
 def thin(mean_trades: float, num_slots: int = 20_000) -> np.ndarray:
@@ -79,17 +80,20 @@ def test_a_hole_is_cut_where_the_answers_end() -> None:
     start = MONDAY_MS + 100 * 60_000
     answered = [Span(0, start + 30 * 60_000), Span(start + 80 * 60_000, 2**60)]
     failed = [Failure(Span(start + 40 * 60_000, start + 50 * 60_000), "host: timed out")]
-    found = find_gaps(bars, MINUTE, answered, failed, "bybit", {})
+    found = find_gaps(Profile.of(bars, MINUTE), MINUTE, answered, failed, "bybit", {})
     assert [(gap.bars, gap.reason) for gap in found] == [(30, "outage"), (50, "fetch_failed"), (20, "outage")]
     assert found[1].evidence == "host: timed out"
-    assert "not asked" in find_gaps(bars, MINUTE, answered, [], "bybit", {})[1].evidence
+    assert "not asked" in find_gaps(Profile.of(bars, MINUTE), MINUTE, answered, [], "bybit", {})[1].evidence
 
 
 def test_an_outage_of_another_symbol_overrules_chance() -> None:
     bars = market(thin(3.0))
     first = next(gap for gap in gaps(bars) if gap.reason == "no_trades")
     around = Span(first.start_ms - 60_000, first.end_ms + 60_000)
-    found = {gap.start_ms: gap for gap in find_gaps(bars, MINUTE, ALWAYS, [], "bybit", {"ETHUSDT": [around]})}
+    found = {
+        gap.start_ms: gap
+        for gap in find_gaps(Profile.of(bars, MINUTE), MINUTE, ALWAYS, [], "bybit", {"ETHUSDT": [around]})
+    }
     assert found[first.start_ms].reason == "outage"
     assert "ETHUSDT" in found[first.start_ms].evidence
     assert "no_trades" in {gap.reason for gap in found.values()}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fake_source import FIRST_MS, HOUR, hours, market_bars
 from flashtrader.market.ledger import Failure, Gap, Ledger
+from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, minus, union
 
 events = st.lists(
@@ -37,7 +38,7 @@ def test_the_last_error_counts() -> None:
 
 def test_news_make_the_examination_stale() -> None:
     bars = market_bars(5).drop(index=2)
-    ledger = Ledger().with_answer(hours(0, 5)).examine(bars, HOUR, "bybit", {})
+    ledger = Ledger().with_answer(hours(0, 5)).examine(Profile.of(bars, HOUR), HOUR, "bybit", {})
     assert (ledger.rows, ledger.first_ms, ledger.last_ms) == (4, FIRST_MS, hours(4, 5).start_ms)
     assert [gap.span for gap in ledger.gaps] == [hours(2, 3)]
     for stale in (
@@ -51,7 +52,7 @@ def test_news_make_the_examination_stale() -> None:
 def test_json_keeps_everything() -> None:
     gap = Gap(hours(2, 4).start_ms, hours(2, 4).end_ms, 2, "outage", "because")
     ledger = Ledger(
-        (hours(0, 9),), (Failure(hours(9, 12), "refused"),), ("bars-x.parquet",), True, 7, FIRST_MS, FIRST_MS, (gap,)
+        (hours(0, 9),), (Failure(hours(9, 12), "refused"),), ("x",), ("x",), True, 7, FIRST_MS, FIRST_MS, (gap,)
     )
     told = json.loads(json.dumps(ledger.to_json()))
     assert Ledger.from_json(told) == ledger
