@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from flashtrader.backtest.engine import Floats
+from flashtrader.backtest.prices import union_clock
 from flashtrader.config import Experiment, PolicyConfig, TanhPolicy, ThresholdPolicy, TopKPolicy, WeightsPolicy
 from flashtrader.interval import Interval
 
@@ -26,17 +27,18 @@ def policy_weights(forecasts: pd.DataFrame, bars: Mapping[str, pd.DataFrame], ex
     """
     policy, interval = experiment.policy, Interval(experiment.data.interval)
     weights = target_weights(forecasts, policy)
-    if isinstance(policy, WeightsPolicy):
+    if isinstance(policy, WeightsPolicy) or (policy.hold == "decision" and policy.volatility_target is None):
         return weights
-    times = weights.index.as_unit("ms")  # type: ignore[attr-defined]
-    bars_T = interval.index(times.asi8)
+    clock_T = union_clock(bars.values())
+    decided_at: NDArray[np.int64] = weights.index.as_unit("ms").asi8  # type: ignore[attr-defined]
+    rows_T = np.searchsorted(clock_T, decided_at)
     weights_TA = weights.to_numpy(np.float64)
     if policy.hold == "horizon":
-        weights_TA = overlapping_weights(weights_TA, bars_T, experiment.panel.target.horizon_bars)
+        weights_TA = overlapping_weights(weights_TA, rows_T, experiment.panel.target.horizon_bars)
     if policy.volatility_target is not None:
         bar_target = policy.volatility_target / np.sqrt(interval.bars_per_year(experiment.backtest.calendar))
-        returns_NA, rows_T = _past_returns(bars, weights.columns, bars_T, interval, policy.volatility_bars)
-        weights_TA = volatility_scaled(weights_TA, returns_NA, rows_T, policy.volatility_bars, bar_target)
+        returns_NA, places_T = _past_returns(bars, weights.columns, clock_T, rows_T, policy.volatility_bars)
+        weights_TA = volatility_scaled(weights_TA, returns_NA, places_T, policy.volatility_bars, bar_target)
     return pd.DataFrame(weights_TA, index=weights.index, columns=weights.columns)
 
 
@@ -83,21 +85,22 @@ def _top_k(forecasts_TA: Floats, policy: TopKPolicy) -> Floats:
     return np.where(known_TA, policy.gross / (sides * policy.k) * side_TA, np.nan)
 
 
-def overlapping_weights(weights_TA: Floats, bars_T: NDArray[np.int64], horizon_bars: int) -> Floats:
+def overlapping_weights(weights_TA: Floats, rows_T: NDArray[np.int64], horizon_bars: int) -> Floats:
     """Return the weights of holding each bar's own for `horizon_bars` bars, with that part of the equity.
 
     Those at a bar are the sum of the rows of the last `horizon_bars` bars, its own included, over their number. A bar
     without a row, or without a weight, has opened nothing: 0. Jegadeesh and Titman (1993), Returns to Buying Winners
     and Selling Losers.
 
-    bars_T: number of each row's bar, increasing; neighbouring bars differ by one.
+    rows_T: the row of the clock of each row of weights, increasing. A target's horizon counts these rows too: over a
+    weekend on which no market trades, no part of it passes.
     """
-    dense_NA = np.zeros((int(bars_T[-1] - bars_T[0]) + horizon_bars, weights_TA.shape[1]))
-    rows_T = bars_T - bars_T[0]
-    dense_NA[rows_T + horizon_bars - 1] = np.nan_to_num(weights_TA)
+    dense_NA = np.zeros((int(rows_T[-1] - rows_T[0]) + horizon_bars, weights_TA.shape[1]))
+    places_T = rows_T - rows_T[0] + horizon_bars - 1
+    dense_NA[places_T] = np.nan_to_num(weights_TA)
     held_TA = np.zeros_like(weights_TA, dtype=np.float64)
     for age in range(horizon_bars):
-        held_TA += dense_NA[rows_T + horizon_bars - 1 - age]
+        held_TA += dense_NA[places_T - age]
     return held_TA / horizon_bars
 
 
@@ -134,15 +137,18 @@ def volatility_scaled(
 def _past_returns(
     bars: Mapping[str, pd.DataFrame],
     symbols: pd.Index,
-    bars_T: NDArray[np.int64],
-    interval: Interval,
+    clock_T: NDArray[np.int64],
+    rows_T: NDArray[np.int64],
     num_bars: int,
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Return simple returns from close to close of every bar that a row looks back on, and each row's place there."""
-    first = int(bars_T[0]) - num_bars + 1
-    closes_NA = np.full((int(bars_T[-1]) - first + 2, len(symbols)), np.nan)
+    """Return simple returns from close to close of every bar that a row looks back on, and each row's place there.
+
+    Neighbours are bars between which the clock has no other, however long no market traded: an engine earns that, too.
+    """
+    first = int(rows_T[0]) - num_bars + 1
+    closes_NA = np.full((int(rows_T[-1]) - first + 2, len(symbols)), np.nan)
     for a, symbol in enumerate(symbols):
-        places = interval.index(bars[symbol]["timestamp"].to_numpy(np.int64)) - (first - 1)
+        places = np.searchsorted(clock_T, bars[symbol]["timestamp"].to_numpy(np.int64)) - (first - 1)
         inside = (places >= 0) & (places < len(closes_NA))
         closes_NA[places[inside], a] = bars[symbol]["close"].to_numpy(np.float64)[inside]
-    return closes_NA[1:] / closes_NA[:-1] - 1, bars_T - first
+    return closes_NA[1:] / closes_NA[:-1] - 1, rows_T - first

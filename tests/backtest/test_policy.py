@@ -109,7 +109,7 @@ def test_weights_held_for_the_horizon_are_the_mean_of_the_last_rows() -> None:
     weights = np.array([[1.0], [0.0], [0.5], [NAN], [-1.0]])
     held = overlapping_weights(weights, np.arange(5), 2)
     np.testing.assert_allclose(held.ravel(), [0.5, 0.5, 0.25, 0.25, -0.5])
-    # Bars 3 and 4 are missing: what was opened at 2 is over by 5, and what opened at 5 is half of it.
+    # Bars 3 and 4 have no row: what was opened at 2 is over by 5, and what opened at 5 is half of it.
     gap = overlapping_weights(weights, np.array([0, 1, 2, 5, 6]), 3)
     np.testing.assert_allclose(gap.ravel(), [1 / 3, 1 / 3, 0.5, 0, -1 / 3])
     np.testing.assert_array_equal(overlapping_weights(weights, np.arange(5), 1), np.nan_to_num(weights))
@@ -194,6 +194,22 @@ def test_later_forecasts_and_prices_change_no_earlier_weight(policy) -> None:
         assert not changed.equals(whole)
         alone = weights(closes, forecasts.iloc[: cut + 1])
         pd.testing.assert_frame_equal(alone, whole.iloc[: cut + 1], check_exact=True, check_freq=False)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_time_at_which_no_market_trades_is_no_bar(policy) -> None:
+    """The same closes five days a week and seven, where a target's horizon counts rows: the same weights."""
+    rng = np.random.default_rng(3)
+    closes = 100 * np.exp(rng.normal(0, 0.01, (2, 60)).cumsum(axis=1))
+    forecasts = rng.normal(0, 0.01, (60, 2))
+    weights = []
+    for days in (pd.date_range("2024-01-01", periods=60, tz="UTC"), pd.bdate_range("2024-01-01", periods=60, tz="UTC")):
+        times = {"timestamp": days.as_unit("ms").asi8}
+        bars = {symbol: pd.DataFrame(times | {"close": close}) for symbol, close in zip("AB", closes, strict=True)}
+        table = pd.DataFrame(forecasts, days.rename("time"), columns=["A", "B"])
+        weights.append(policy_weights(table, bars, experiment_of(policy)).to_numpy())
+    assert np.isfinite(weights[0]).any()
+    np.testing.assert_array_equal(*weights)
 
 
 def test_a_policy_without_either_is_its_row_alone() -> None:
