@@ -7,6 +7,7 @@ FlashtraderError          exit 1   the work failed
 │   └── UnknownSymbolError  exit 2   the exchange does not list what was asked for
 ├── BackendError          exit 2   an attention backend asked for by name can't run
 └── TrainingError         exit 1   training can't go on, or a checkpoint can't be used
+    └── DivergedError       exit 1   the loss or the gradient exploded
 
 A message is one line: what is wrong, where, and what to do.
 """
@@ -46,3 +47,7 @@ class BackendError(FlashtraderError):
 
 class TrainingError(FlashtraderError):
     """Training can't go on, or a checkpoint can't be used."""
+
+
+class DivergedError(TrainingError):
+    """The loss or the gradient exploded, or is no number any more."""

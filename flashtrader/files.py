@@ -32,6 +32,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_parts(directory: Path) -> None:
+    """Remove what processes that were killed while they replaced a file left in a directory and below."""
+    for part in directory.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`, atomically."""
     with replacing(path) as temporary:

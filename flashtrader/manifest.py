@@ -67,7 +67,7 @@ class Outcome(_Part):
 
     steps: int
     stopped: Text
-    """completed, early or interrupted."""
+    """completed, early, interrupted, terminated or diverged."""
     seconds: float
     validation_loss: float | None
     skill: Text

@@ -23,6 +23,7 @@ class Status(StrEnum):
     UNFINISHED = "unfinished"
     """Training goes on, or was killed."""
     INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
     TRAINED = "trained"
     FORECAST = "forecast"
     BACKTESTED = "backtested"
@@ -168,8 +169,10 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _status(path: Path, manifest: Manifest, backtest: BacktestFigures | None) -> Status:
     if manifest.training is None:
         return Status.UNFINISHED
-    if manifest.training.stopped == "interrupted":
+    if manifest.training.stopped in ("interrupted", "terminated"):
         return Status.INTERRUPTED
+    if manifest.training.stopped == "diverged":
+        return Status.DIVERGED
     if backtest is not None:
         return Status.BACKTESTED
     return Status.FORECAST if (path / "forecasts.parquet").is_file() else Status.TRAINED

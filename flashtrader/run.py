@@ -35,8 +35,18 @@ class Run:
         return load_config(self.path / "config.yaml")
 
     @property
+    def has_begun(self) -> bool:
+        """Whether training has: the manifest is written last of what is made before its first step."""
+        return (self.path / "manifest.json").is_file()
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Data fingerprints, split boundaries, seed, versions, device, attention backend."""
+        if not self.has_begun:
+            raise DataError(
+                f"{self.path}: nothing was trained in it; if its training was killed, begin it with: "
+                f"flashtrader train --resume {self.path}"
+            )
         manifest = read_json(self.path / "manifest.json")
         if not isinstance(manifest, dict):
             raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")

@@ -37,6 +37,7 @@ from flashtrader.training.correlation import mean_information_coefficient
 from flashtrader.training.data import TrainingData, prepare
 from flashtrader.training.loop import train_model
 from flashtrader.training.objectives import build_objective
+from flashtrader.training.stopping import FINISHED
 
 Part = Literal["validation", "test"]
 Array = NDArray[np.float64]
@@ -302,7 +303,7 @@ def _train(
 ) -> tuple[Training, NDArray[np.float32]]:
     """Return a training and its best weights' forecasts of the rows (R, K), in standard deviations of the target."""
     summary = train_model(experiment, data_dir, runs_dir, lambda _: None)
-    if summary.stopped == "interrupted":
+    if summary.stopped not in FINISHED:
         raise KeyboardInterrupt
     model = load_model(summary.run.checkpoints / "best.safetensors", experiment)
     device = pick_device(experiment.training)

@@ -34,7 +34,9 @@ def plan(origin: str, data_dir: Path, runs_dir: Path, *, allow_changed_data: boo
 
 def outcome(planned: "Reproduction", summary: "TrainingSummary") -> dict[str, Any]:
     """Return what came of it, for `--json`: `identical` is null where there is nothing to compare with."""
-    compared = planned.has_weights and summary.stopped != "interrupted"
+    from flashtrader.training.stopping import FINISHED
+
+    compared = planned.has_weights and summary.stopped in FINISHED
     differing = planned.differing_weights(summary) if compared else []
     return {
         "of": str(planned.origin),

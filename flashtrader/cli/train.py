@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from flashtrader.training.budget import Budget
     from flashtrader.training.summary import TrainingSummary
 
+_EXIT_CODES = {"interrupted": 130, "terminated": 143}
+"""As a shell has them: 128 and the number of the signal."""
+
 
 def train(
     config: ConfigPath = None,
@@ -73,25 +76,33 @@ def train(
         return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
     from flashtrader.training.loop import resume_training, train_model
+    from flashtrader.training.stopping import Terminated, terminable
 
     if resume is None and experiment.plain_models:
         first = "first of each fold" if experiment.split.walk_forward else "first"
         say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
-    with _Progress(experiment) as progress:
-        if resume is not None:
-            summary = resume_training(experiment, data_dir, run, progress.update)
-        elif again is not None:
-            summary = again.train(data_dir, runs_dir, progress.update)
-        else:
-            summary = train_model(experiment, data_dir, runs_dir, progress.update)
+    try:
+        with _Progress(experiment) as progress, terminable():
+            if resume is not None:
+                summary = resume_training(experiment, data_dir, run, progress.update)
+            elif again is not None:
+                summary = again.train(data_dir, runs_dir, progress.update)
+            else:
+                summary = train_model(experiment, data_dir, runs_dir, progress.update)
+    except KeyboardInterrupt as stop:
+        say("stopped before a step was made; nothing is lost: the same command goes on")
+        sys.exit(_EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
 
     if experiment.plain_family is None:
         _draw_losses(summary.run)
     came = None if again is None else outcome(again, summary)
     _show_summary(summary, as_json, {} if came is None else {"reproduction": came})
-    if summary.stopped == "interrupted":
-        say(f"stopped after {summary.steps} steps; go on with: flashtrader train --resume {summary.run.path}")
-        sys.exit(130)
+    if summary.stopped in _EXIT_CODES:
+        say(
+            f"{summary.stopped} after {summary.steps} steps, which are saved; "
+            f"go on with: flashtrader train --resume {summary.run.path}"
+        )
+        sys.exit(_EXIT_CODES[summary.stopped])
     if again is not None and came is not None:
         conclude(again, came)
     return None

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,20 @@ from flashtrader.files import replacing
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Replace `path` by the tensors and by `facts` (anything that JSON holds), in one step."""
+    """Replace `path` by the tensors and by `facts` (anything that JSON holds), in one step.
+
+    Raises OSError, with the old file intact, when the disk is full or refuses.
+    """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"facts": json.dumps(facts), "sha256": tensors_digest(stored)}
-    with replacing(path) as temporary:
-        save_file(stored, temporary, metadata=header)
+    told = json.dumps(facts)
+    try:
+        with replacing(path) as temporary:
+            save_file(stored, temporary, metadata={"facts": told, "sha256": _file_digest(stored, told)})
+    except SafetensorError as error:
+        refusal = re.search(r"os error (\d+)", str(error))
+        if refusal is None:
+            raise
+        raise OSError(int(refusal[1]), os.strerror(int(refusal[1])), str(path)) from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -29,13 +40,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         facts = json.loads(header["facts"])
+        expected = header["sha256"]
     except FileNotFoundError:
         raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: damaged checkpoint ({error}); restore it from a copy, or train again") from None
-    if header.get("sha256") != tensors_digest(tensors):
+    if expected != _file_digest(tensors, header["facts"]):
         raise TrainingError(f"{path}: damaged checkpoint (its digest is wrong); restore it from a copy, or train again")
     return tensors, facts
+
+
+def _file_digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    return hashlib.sha256(f"{tensors_digest(tensors)} {facts}".encode()).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,12 @@
-"""Everything that training needs to go on as if it had never stopped, in one file."""
+"""Everything that training needs to go on as if it had never stopped, in one file, and the one before it."""
 
+import logging
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +14,8 @@ from torch import Tensor, nn
 from flashtrader.errors import TrainingError
 from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.training.optim import Schedule
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -24,11 +31,12 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule, progress: Progress
+    directory: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule, progress: Progress
 ) -> None:
-    """Replace `path` by model, optimiser, schedule, progress and random state, in one step.
+    """Replace last.safetensors by model, optimiser, schedule, progress and random state; keep the one before it.
 
-    Segments are drawn from (seed, step), so the step is the sampler's whole state.
+    At any moment one of the two is whole. Segments are drawn from (seed, step), so the step is the sampler's whole
+    state. Raises OSError, with the older checkpoint intact, when the disk is full or refuses.
     """
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
@@ -36,15 +44,38 @@ def save_checkpoint(
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    save_tensors(path, tensors, {"progress": asdict(progress), "schedule": schedule.state()})
+    last, previous = _files(directory)
+    with suppress(FileNotFoundError):
+        _keep(last, previous)
+    save_tensors(last, tensors, {"progress": asdict(progress), "schedule": schedule.state()})
 
 
-def restore_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule) -> Progress:
-    """Put a checkpoint's state into model, optimiser, schedule and random generators; return how far it was.
+def _files(directory: Path) -> tuple[Path, Path]:
+    return directory / "last.safetensors", directory / "previous.safetensors"
 
-    Raises TrainingError when the file is missing, damaged, or of another model.
+
+def _keep(path: Path, kept: Path) -> None:
+    """Let `kept` hold what `path` holds, while `path` stays where it is."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, kept)
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Return whether there is anything to go on from, whole or not."""
+    return any(path.is_file() for path in _files(directory))
+
+
+def restore_checkpoint(
+    directory: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
+) -> Progress:
+    """Put the newest whole checkpoint into model, optimiser, schedule and random generators; return how far it was.
+
+    Raises TrainingError when none is whole, or it is of another model.
     """
-    tensors, facts = load_tensors(path)
+    path, tensors, facts = _newest_whole(directory)
     state = optimiser.state_dict()
     try:
         model.load_state_dict(_under(tensors, "model."))
@@ -58,6 +89,20 @@ def restore_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Opti
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"{path}: the checkpoint does not fit the run's config.yaml ({reason})") from None
+
+
+def _newest_whole(directory: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    last, previous = _files(directory)
+    try:
+        return last, *load_tensors(last)
+    except TrainingError as error:
+        try:
+            found = load_tensors(previous)
+        except TrainingError:
+            raise error from None
+    if last.is_file():
+        _log.warning("%s is damaged; training goes on from the checkpoint before it, %s", last, previous.name)
+    return previous, *found
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,13 +1,10 @@
 """The training loop, the same for every family."""
 
 import json
+import logging
 import math
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from flashtrader.config import Experiment
-from flashtrader.errors import ConfigError, TrainingError
-from flashtrader.files import read_json_lines, write_text
+from flashtrader.errors import ConfigError, DivergedError, TrainingError
+from flashtrader.files import read_json_lines, remove_parts, write_text
 from flashtrader.market.spans import iso_time
 from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel
@@ -29,7 +26,7 @@ from flashtrader.models.stream import output_rows
 from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
-from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from flashtrader.training.checkpoint import Progress, has_checkpoint, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import LabelledPanel, TrainingData, label, prepare, require_trainable
 from flashtrader.training.manifest import (
     check_same_data,
@@ -43,11 +40,17 @@ from flashtrader.training.manifest import (
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
+from flashtrader.training.stopping import FINISHED, Terminated, stop_request
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 from flashtrader.training.walk_forward import Member, before, describe_members, finished, plan_members, summarise
 
 Watcher = Callable[[Metrics], None]
+
+_log = logging.getLogger(__name__)
+
+_EXPLODED = 1_000
+"""Times the best validation loss, or the loss of knowing nothing, which is near 1: more is no noise of any market."""
 
 
 def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
@@ -58,7 +61,10 @@ def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: W
     many `folds`, from 1, and `seed`.
     """
     check_installed(experiment.training)
-    create = partial(create_run, runs_dir, experiment)
+    return _train(experiment, data_dir, partial(create_run, runs_dir, experiment), watch)
+
+
+def _train(experiment: Experiment, data_dir: Path, create: Callable[[], Run], watch: Watcher) -> TrainingSummary:
     if not experiment.has_members:
         return _train_one(experiment, data_dir, create, watch)
     run, members = _begin_members(experiment, data_dir, create)
@@ -69,9 +75,17 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
     """Go on with a run from its last checkpoint, bit for bit as if it had never stopped (on a CPU).
 
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
-    Of several models, those that are trained stay as they are, and one that has no checkpoint yet begins anew.
-    Raises ConfigError for any other change, DataError when the bars that the run was trained on have changed.
+    A run that was killed before its first checkpoint begins at step 0. Of several models, those that are trained stay
+    as they are. Raises ConfigError for any other change, DataError when the bars that the run was trained on have
+    changed.
     """
+    check_same_experiment(run, experiment)
+    remove_parts(run.path)
+    if not run.has_begun:
+        if (run.path / "backtest.json").is_file():
+            raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
+        _log.warning("%s: killed as it was made; it begins at step 0", run.path)
+        return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch)
     if not experiment.has_members:
         return _resume_one(experiment, data_dir, run, watch)
     return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch)
@@ -111,24 +125,34 @@ def _describe(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
 
 
 def _train_members(run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher) -> TrainingSummary:
-    """Train each member that is not trained yet, one after the other, until an interrupt."""
+    """Train each member that is not trained yet, one after the other, until it is asked to stop or one diverges."""
     summaries: list[TrainingSummary] = []
-    for number, member in enumerate(members, start=1):
-        place = {"member": number, "members": len(members), "fold": member.fold, "folds": members[-1].fold}
-        earlier = before(member, members) if run.experiment.warm_starts else None
-        begins_as = run.member(earlier.name) if earlier else None
-        own_watch = partial(_watch_member, watch, place | {"seed": member.seed})
-        try:
+    stopped = "completed"
+    try:
+        for number, member in enumerate(members, start=1):
+            place = {"member": number, "members": len(members), "fold": member.fold, "folds": members[-1].fold}
+            earlier = before(member, members) if run.experiment.warm_starts else None
+            begins_as = run.member(earlier.name) if earlier else None
+            own_watch = partial(_watch_member, watch, place | {"seed": member.seed})
             summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
-        except KeyboardInterrupt:  # outside of its steps, of which none is ever cut in two
-            break
-        run.write_manifest(run.manifest | describe_members(run, members))
-        if summaries[-1].stopped == "interrupted":
-            break
-    done = len(summaries) == len(members) and summaries[-1].stopped != "interrupted"
-    skill = build_skill(run.experiment).name
-    summary = summarise(run, summaries, skill, stopped="completed" if done else "interrupted")
-    run.write_manifest(run.manifest | describe_outcome(summary))
+            run.write_manifest(run.manifest | describe_members(run, members))
+            if summaries[-1].stopped not in FINISHED:
+                stopped = summaries[-1].stopped
+                break
+    except KeyboardInterrupt as stop:  # outside of its steps, of which none is ever cut in two
+        stopped = "terminated" if isinstance(stop, Terminated) else "interrupted"
+    except DivergedError:
+        _conclude(run, members, summaries, "diverged")
+        raise
+    return _conclude(run, members, summaries, stopped)
+
+
+def _conclude(
+    run: Run, members: Sequence[Member], summaries: Sequence[TrainingSummary], stopped: str
+) -> TrainingSummary:
+    """Return what came of the members so far, once it is in the run's manifest."""
+    summary = summarise(run, summaries, build_skill(run.experiment).name, stopped=stopped)
+    run.write_manifest(run.manifest | describe_members(run, members) | describe_outcome(summary))
     return summary
 
 
@@ -141,16 +165,16 @@ def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path,
     done = finished(run, member.experiment)
     if done is not None:
         return done
-    if (run.checkpoints / "last.safetensors").is_file():
+    if has_checkpoint(run.checkpoints):
         return _resume_one(member.experiment, data_dir, run, watch)
+    return _train_one(member.experiment, data_dir, partial(_begin_anew, run, member.experiment), watch, earlier)
 
-    def create() -> Run:
-        shutil.rmtree(run.path, ignore_errors=True)
-        run.path.mkdir(parents=True)
-        run.write_config(member.experiment)
-        return run
 
-    return _train_one(member.experiment, data_dir, create, watch, earlier)
+def _begin_anew(run: Run, experiment: Experiment) -> Run:
+    """Return a run that was killed before its first checkpoint as if it had just been made."""
+    run.metrics.unlink(missing_ok=True)
+    run.write_config(experiment)
+    return run
 
 
 def _train_one(
@@ -159,7 +183,13 @@ def _train_one(
     """Train one model in the run directory that `create` makes, from the best weights of an `earlier` run if given."""
     if experiment.plain_family is not None:
         return train_plain(experiment.plain_family, experiment, data_dir, create)
-    data = prepare(experiment, data_dir)
+    return _begin(experiment, prepare(experiment, data_dir), create, watch, earlier)
+
+
+def _begin(
+    experiment: Experiment, data: TrainingData, create: Callable[[], Run], watch: Watcher, earlier: Run | None = None
+) -> TrainingSummary:
+    """Fit the plain models beside a transformer, then train it, from its first step on."""
     model = _untrained(experiment, data)
     if earlier is not None:
         tensors, _ = load_tensors(earlier.checkpoints / "best.safetensors")
@@ -184,6 +214,9 @@ def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher
     check_same_experiment(run, experiment)
     data = prepare(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
+    if not has_checkpoint(run.checkpoints):
+        _log.warning("%s: killed before its first checkpoint; it begins at step 0", run.path)
+        return _begin(experiment, data, partial(_begin_anew, run, experiment), watch)
     trainer = Trainer(experiment, data, _untrained(experiment, data), run)
     trainer.restore()
     _go_on(run, experiment, after_step=trainer.progress.step)
@@ -217,31 +250,48 @@ class Trainer:
         self.progress = Progress()
 
     def restore(self) -> None:
-        """Go back to the last checkpoint; forget the metrics of steps after it."""
-        path = self.run.checkpoints / "last.safetensors"
-        self.progress = restore_checkpoint(path, self.model, self.optimiser, self.schedule)
+        """Go back to the newest whole checkpoint; forget the metrics of steps after it."""
+        self.progress = restore_checkpoint(self.run.checkpoints, self.model, self.optimiser, self.schedule)
         kept = [row for row in read_json_lines(self.run.metrics) if row["step"] <= self.progress.step]
         write_text(self.run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def train(self, watch: Watcher) -> TrainingSummary:
-        """Train to the end, to early stopping, or to an interrupt, which saves a checkpoint first."""
+        """Train to the end, to early stopping, or until SIGINT or SIGTERM, which save a checkpoint first.
+
+        Raises TrainingError when the training diverged or the disk refused; what was saved before is whole.
+        """
+        try:
+            return self._finish(self._train(watch))
+        except DivergedError:
+            self._finish("diverged")
+            raise
+        except OSError as error:
+            raise TrainingError(
+                f"{error.filename or self.run.path}: {error.strerror or error}, at step {self.progress.step}; what "
+                f"was saved before is whole: make room, then go on with: flashtrader train --resume {self.run.path}"
+            ) from None
+
+    def _train(self, watch: Watcher) -> str:
+        """Make steps until there is a reason to stop, and return it."""
         log = MetricsLog(self.run, tensorboard=self.config.tensorboard)
-        with _stop_request() as stop_requested, log:
-            while (stopped := self._reason_to_stop()) is None:
+        stopped = self._reason_to_stop()
+        with stop_request() as request, log:
+            while stopped is None:
                 metrics = self.step()
-                interrupted = stop_requested.is_set()
-                due = self.progress.step % self.config.evaluate_every == 0 or self._reason_to_stop() is not None
-                if due:
+                if self._is_due(self.config.evaluate_every):
                     metrics |= self.evaluate()
+                stopped = self._reason_to_stop() or request.reason
                 # First the metrics: on resuming, those of steps after the checkpoint are dropped, missing ones stay so.
                 log.write(metrics)
-                if due or interrupted:
+                if stopped is not None or self._is_due(self.config.steps_between_checkpoints):
+                    log.flush_to_disk()
                     self.save()
                 watch(metrics)
-                if interrupted:
-                    stopped = "interrupted"
-                    break
-        return self._finish(stopped)
+        return stopped
+
+    def _is_due(self, every: int) -> bool:
+        """Return whether the step that was just made is one of those, or the last of all."""
+        return self.progress.step % every == 0 or self.progress.step >= self.config.max_steps
 
     def step(self) -> Metrics:
         """Make one optimiser step. Raises TrainingError when the loss is no longer a number."""
@@ -257,10 +307,10 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise TrainingError(self._diverged(starts))
+                raise DivergedError(self._diverged(starts))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         if not math.isfinite(norm.item()):
-            raise TrainingError(self._diverged(starts))
+            raise DivergedError(self._diverged(starts))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
@@ -284,8 +334,11 @@ class Trainer:
         targets_RK = panel.targets[rows.start : rows.stop]
         loss = validation_loss(self.model, self.objective, outputs_RKP, targets_RK)
         skill = self.skill.score(outputs_RKP, targets_RK)
-        if not math.isfinite(loss):
-            raise TrainingError(f"{self.run.path}: the validation loss is {loss} at step {self.progress.step}")
+        if not math.isfinite(loss) or loss > _EXPLODED * max(self.progress.best_loss, 1.0):
+            raise DivergedError(
+                f"{self.run.path}: the validation loss is {loss:g} at step {self.progress.step}, and was "
+                f"{self.progress.best_loss:g} at best; lower training.learning_rate or training.clip_norm; {self._kept}"
+            )
         improved = loss < self.progress.best_loss
         self.schedule.evaluated(improved)
         if improved:
@@ -300,9 +353,8 @@ class Trainer:
         return {"validation_loss": loss, f"validation_{self.skill.name}": skill, "best": improved}
 
     def save(self) -> None:
-        """Write the last checkpoint."""
-        path = self.run.checkpoints / "last.safetensors"
-        save_checkpoint(path, self.model, self.optimiser, self.schedule, self.progress)
+        """Write the last checkpoint; the one before it stays as `previous`."""
+        save_checkpoint(self.run.checkpoints, self.model, self.optimiser, self.schedule, self.progress)
 
     def _draw(self, part: int) -> tuple[Batch, np.ndarray[Any, np.dtype[np.int64]]]:
         """Return the segments of this step: drawn anew from (seed, step, part), so a resumed run draws the same."""
@@ -327,12 +379,16 @@ class Trainer:
 
     def _diverged(self, starts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
         first, last = (iso_time(int(self.data.panel.timestamps[start])) for start in (starts.min(), starts.max()))
-        kept = f"those of step {self.progress.best_step} are kept" if self.progress.best_step else "none were saved yet"
         return (
             f"{self.run.path}: the loss is not a number any more at step {self.progress.step + 1} (segments that begin "
             f"from {first} to {last}); lower training.learning_rate or training.clip_norm, or look at those bars; "
-            f"of the best weights, {kept}"
+            f"{self._kept}"
         )
+
+    @property
+    def _kept(self) -> str:
+        best = self.progress.best_step
+        return f"of the best weights, {f'those of step {best} are kept' if best else 'none were saved yet'}"
 
     def _finish(self, stopped: str) -> TrainingSummary:
         progress = self.progress
@@ -358,25 +414,3 @@ def validation_loss(
     known_RK = np.where(answered_RK, targets_RK, np.float32("nan"))
     outputs, targets = (torch.from_numpy(array)[None].to(device_of(model)) for array in (outputs_RKP, known_RK))
     return float(objective(outputs, model.standardise(targets)).item())
-
-
-@contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets, so that a step is never cut in two; a second one kills."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-
-    def ask(number: int, _frame: object) -> None:
-        requested.set()
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in previous:
-        signal.signal(number, ask)
-    try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -24,7 +24,7 @@ from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel
 from flashtrader.training.summary import TrainingSummary
 
-_MAY_CHANGE = ("training.max_steps", "training.patience", "training.tensorboard")
+_MAY_CHANGE = ("training.max_steps", "training.patience", "training.checkpoint_every", "training.tensorboard")
 _RECORDED_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "numba", "scikit-learn", "skops", "safetensors")
 
 

@@ -14,6 +14,7 @@ from flashtrader.models.precision import pick_device
 from flashtrader.panel.loading import fingerprints, load_tables
 from flashtrader.training.loop import Watcher, train_model
 from flashtrader.training.manifest import describe_machine, describe_outcome, on_period_of
+from flashtrader.training.stopping import FINISHED
 from flashtrader.training.summary import TrainingSummary
 
 
@@ -47,7 +48,7 @@ class Reproduction:
     @property
     def has_weights(self) -> bool:
         """Whether the manifest tells what came of a whole training, so that there is something to compare with."""
-        return self.manifest.training is not None and self.manifest.training.stopped != "interrupted"
+        return self.manifest.training is not None and self.manifest.training.stopped in FINISHED
 
     def differing_weights(self, summary: TrainingSummary) -> list[str]:
         """Return the files, within the run, of the models that are not bit for bit those of the manifest."""

@@ -45,4 +45,4 @@ class TrainingSummary:
     validation_skill: float
     seconds: float
     stopped: str
-    """completed, early or interrupted."""
+    """completed, early, interrupted, terminated or diverged."""

@@ -1,6 +1,7 @@
 """Where the metrics of a training go: metrics.jsonl, and TensorBoard if asked for."""
 
 import json
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,10 @@ class MetricsLog:
         self._lines.close()
         if self._events is not None:
             self._events.close()
+
+    def flush_to_disk(self) -> None:
+        """Wait until the lines so far would survive the machine's end, as a checkpoint does."""
+        os.fsync(self._lines.fileno())
 
     def write(self, metrics: Metrics) -> None:
         """Write the metrics of one step; they are on their way to the disk when this returns."""

@@ -177,14 +177,6 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_bars(
     assert weights(Run(tmp_path / "tiny-001"), "best")
 
 
-def test_a_damaged_checkpoint_is_named(data_dir: Path, tmp_path: Path) -> None:
-    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
-    path = run.checkpoints / "last.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(TrainingError, match=r"last\.safetensors: damaged checkpoint"):
-        resume_training(experiment(), data_dir, run, watch_nothing)
-
-
 def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     """An outage ends just before validation begins, and the warm-up after it is as long as validation."""
     for seed, symbol in enumerate(("AAA", "BBB")):

@@ -1,0 +1,281 @@
+"""A training that is killed, stopped, damaged or refused by the disk goes on as if nothing had happened."""
+
+import errno
+import logging
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flashtrader.config import (
+    DataConfig,
+    Experiment,
+    LogReturnTarget,
+    ModelConfig,
+    PanelConfig,
+    SplitConfig,
+    TrainingConfig,
+)
+from flashtrader.errors import ConfigError, DivergedError, TrainingError
+from flashtrader.files import read_json_lines
+from flashtrader.models.weights import load_tensors
+from flashtrader.registry import Status, summarise
+from flashtrader.run import Run
+from flashtrader.training import loop
+from flashtrader.training.loop import Trainer, resume_training, train_model
+from flashtrader.training.tracking import MetricsLog
+from panels import random_bars, store_bars
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("data")
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(data_dir, symbol, random_bars(400, seed))
+    return data_dir
+
+
+def experiment(**training: Any) -> Experiment:
+    settings: dict[str, Any] = {
+        "segment_bars": 48,
+        "batch_size": 2,
+        "max_steps": STEPS,
+        "evaluate_every": 4,
+        "checkpoint_every": 2,
+        "schedule_warmup_steps": 2,
+        "device": "cpu",
+        "plain_models": ("ridge",),
+    }
+    return Experiment(
+        name="tiny",
+        data=DataConfig(source="file", symbols=("AAA", "BBB")),
+        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
+        split=SplitConfig(validation=0.2, test=0.2),
+        model=ModelConfig(context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
+        training=TrainingConfig(**(settings | training)),
+    )
+
+
+def watch_nothing(_metrics: dict[str, Any]) -> None:
+    pass
+
+
+def at_step(step: int, act: Any) -> Any:
+    def watch(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            act()
+
+    return watch
+
+
+def kill() -> None:
+    raise ZeroDivisionError
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """Return all that came of a training but how long it took."""
+    tensors = {name: load_tensors(run.checkpoints / f"{name}.safetensors")[0] for name in ("best", "last")}
+    rows = read_json_lines(run.metrics)
+    return {
+        "tensors": {f"{of}.{name}": tensor.tolist() for of, each in tensors.items() for name, tensor in each.items()},
+        "metrics": [{name: value for name, value in row.items() if name != "bars_per_second"} for row in rows],
+        "weights": run.manifest["weights"],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return outcome(train_model(experiment(), data_dir, tmp_path_factory.mktemp("runs"), watch_nothing).run)
+
+
+def killed(data_dir: Path, runs_dir: Path, step: int) -> Run:
+    with pytest.raises(ZeroDivisionError):
+        train_model(experiment(), data_dir, runs_dir, at_step(step, kill))
+    return Run(runs_dir / "tiny-001")
+
+
+def first_step_on_resuming(data_dir: Path, run: Run) -> int:
+    steps: list[int] = []
+    resume_training(experiment(), data_dir, run, lambda metrics: steps.append(metrics["step"]))
+    return steps[0]
+
+
+def test_checkpoints_come_as_often_as_asked(data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    assert first_step_on_resuming(data_dir, run) == 7
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["flipped in a weight", "flipped in the facts", "cut off", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    last = run.checkpoints / "last.safetensors"
+    content = bytearray(last.read_bytes())
+    content[content.index(b'\\"step\\": 6') + 10 if damage == "flipped in the facts" else -3] ^= 1
+    if damage == "missing":
+        last.unlink()
+    else:
+        last.write_bytes(content[:-100] if damage == "cut off" else content)
+    with caplog.at_level(logging.WARNING):
+        assert first_step_on_resuming(data_dir, run) == 5
+    said = [f"{last} is damaged; training goes on from the checkpoint before it, previous.safetensors"]
+    assert [record.message for record in caplog.records] == ([] if damage == "missing" else said)
+    assert outcome(run) == undisturbed
+
+
+def test_two_damaged_checkpoints_are_an_error_that_names_the_newer(data_dir: Path, tmp_path: Path) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    for name in ("last", "previous"):
+        (run.checkpoints / f"{name}.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(TrainingError, match=r"last\.safetensors: damaged checkpoint .*train again$"):
+        resume_training(experiment(), data_dir, run, watch_nothing)
+
+
+def test_what_was_killed_before_its_first_checkpoint_begins_at_step_0(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = killed(data_dir, tmp_path, 1)
+    assert first_step_on_resuming(data_dir, run) == 1
+    assert outcome(run) == undisturbed
+    assert caplog.messages == [f"{run.path}: killed before its first checkpoint; it begins at step 0"]
+
+
+def test_what_was_killed_before_its_manifest_begins_at_step_0_and_breaks_nothing(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_plain", lambda *_: kill())
+        with pytest.raises(ZeroDivisionError):
+            train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    run = Run(tmp_path / "tiny-001")
+    assert not run.has_begun
+    assert summarise(run.path).status is Status.UNFINISHED
+    assert first_step_on_resuming(data_dir, run) == 1
+    assert outcome(run) == undisturbed
+
+
+def test_a_backtest_without_a_model_is_not_trained_into(data_dir: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_config(experiment())
+    (tmp_path / "backtest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="a backtest without a model, which can't go on"):
+        resume_training(experiment(), data_dir, run, watch_nothing)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(data_dir: Path, tmp_path: Path) -> None:
+    run = killed(data_dir, tmp_path, 3)
+    part = run.checkpoints / ".last.safetensors.abc123.part"
+    part.write_bytes(b"half of")
+    resume_training(experiment(), data_dir, run, watch_nothing)
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_saves_before_it_stops(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], number: signal.Signals, word: str
+) -> None:
+    summary = train_model(experiment(), data_dir, tmp_path, at_step(2, lambda: os.kill(os.getpid(), number)))
+    assert (summary.stopped, summary.steps) == (word, 3)
+    assert summarise(summary.run.path).status is Status.INTERRUPTED
+    assert first_step_on_resuming(data_dir, summary.run) == 4
+    assert outcome(summary.run) == undisturbed
+
+
+def test_a_training_that_diverged_says_so_and_keeps_its_best_weights(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: Trainer, *_: object) -> torch.Tensor:
+        loss = sum(weight.sum() for weight in self.model.parameters())
+        return loss * (torch.inf if self.progress.step == 5 else 1.0)
+
+    monkeypatch.setattr(Trainer, "_loss", diverge)
+    with pytest.raises(DivergedError, match=r"at step 6 \(.*of the best weights, those of step 4 are kept"):
+        train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    run = Run(tmp_path / "tiny-001")
+    assert summarise(run.path).status is Status.DIVERGED
+    assert load_tensors(run.checkpoints / "best.safetensors")[1]["step"] == 4
+
+
+def test_a_member_that_diverged_stops_the_run_and_says_so(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: Trainer, *_: object) -> torch.Tensor:
+        loss = sum(weight.sum() for weight in self.model.parameters())
+        return loss * (torch.nan if self.config.seed == 2 else 1.0)
+
+    monkeypatch.setattr(Trainer, "_loss", diverge)
+    with pytest.raises(DivergedError, match=r"seed-2: .* at step 1 "):
+        train_model(experiment(seeds=(1, 2, 3)), data_dir, tmp_path, watch_nothing)
+    run = Run(tmp_path / "tiny-001")
+    assert [member["status"] for member in run.manifest["members"]] == ["completed", "diverged", "waiting"]
+    assert summarise(run.path).status is Status.DIVERGED
+
+
+def test_a_validation_loss_out_of_all_proportion_stops(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.5, 900.0, 1100.0])
+    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(losses))
+    message = r"tiny-001: the validation loss is 1100 at step 3, and was 0\.5 at best; lower .* of step 1 are kept$"
+    with pytest.raises(DivergedError, match=message):
+        train_model(experiment(evaluate_every=1), data_dir, tmp_path, watch_nothing)
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Let the system refuse to write more into a file, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_refuses_a_checkpoint_is_one_line_and_costs_nothing(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    run = killed(data_dir, tmp_path, 5)
+    with (
+        files_no_larger_than((run.checkpoints / "last.safetensors").stat().st_size // 2),
+        pytest.raises(TrainingError) as refused,
+    ):
+        resume_training(experiment(), data_dir, run, watch_nothing)
+    assert str(refused.value) == (
+        f"{run.checkpoints / 'last.safetensors'}: File too large, at step 6; what was saved before is whole: make "
+        f"room, then go on with: flashtrader train --resume {run.path}"
+    )
+    assert not list(run.path.rglob("*.part"))
+    assert first_step_on_resuming(data_dir, run) == 5
+    assert outcome(run) == undisturbed
+
+
+def test_a_full_disk_that_cuts_a_line_of_the_metrics_costs_nothing(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = MetricsLog.write
+
+    def fill(self: MetricsLog, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 7:
+            self._lines.write('{"step": 7, "train_')
+            self._lines.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", fill)
+        with pytest.raises(TrainingError, match="No space left on device, at step 7; "):
+            train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    run = Run(tmp_path / "tiny-001")
+    assert first_step_on_resuming(data_dir, run) == 7
+    assert outcome(run) == undisturbed
