@@ -62,11 +62,10 @@ def mean_score(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars: in
     """Return the mean score of the columns of `score_forecasts`."""
     outcomes = outcomes.reindex(forecasts.index)
     scores = score_forecasts(forecasts, outcomes, horizon_bars)
-    influences = [influence(forecasts[name].to_numpy(), outcomes[name].to_numpy()) for name in forecasts.columns]
-    known = [influence_T for influence_T in influences if influence_T is not None]
+    pair = forecasts.to_numpy(np.float64), outcomes[list(forecasts.columns)].to_numpy(np.float64)
     return MeanScore(
         ic=_mean([score.ic for score in scores]),
-        ic_error=horizon_error(np.mean(known, axis=0), horizon_bars) if known else math.nan,
+        ic_error=correlation_error(*pair, horizon_bars),
         r2=_mean([score.r2 for score in scores]),
         skill=_mean([score.skill for score in scores]),
         direction=_mean([score.direction for score in scores]),
@@ -92,7 +91,7 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
         symbol=symbol,
         bars=len(outcome),
         ic=_correlation(forecast, outcome),
-        ic_error=correlation_error(forecast, outcome, horizon_bars),
+        ic_error=correlation_error(forecast[:, None], outcome[:, None], horizon_bars),
         ic_stride_mean=float(np.nanmean(strides)) if np.isfinite(strides).any() else math.nan,
         rank_ic=_correlation(_ranks(forecast), _ranks(outcome)),
         r2=1 - _ratio(np.square(error).sum(), np.square(outcome).sum()),
@@ -103,28 +102,39 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
     )
 
 
-def correlation_error(forecast: NDArray[np.float64], outcome: NDArray[np.float64], horizon_bars: int) -> float:
-    """Return the standard error of the correlation of two series (T,), NaN where there is none.
+def correlation_error(forecasts_TK: NDArray[np.float64], outcomes_TK: NDArray[np.float64], horizon_bars: int) -> float:
+    """Return the standard error of the mean over the markets of the correlation over time, NaN where there is none.
 
-    Delta method on the correlation's influence function, xy − ρ(x² + y²)/2 for standardised x and y.
+    The larger of two. One is estimated from the products of forecast and outcome, by the delta method: the mean over
+    the markets of the influences xy − ρ(x² + y²)/2 of standardised x and y. The other is what the error is where
+    forecasts know nothing (Bartlett 1935): there the autocorrelations of outcomes over h bars need no estimate, being
+    1 − lag / h, and those of the forecasts, so weighed, are left. With few horizons in the sample the first alone calls
+    noise a signal several times too often. Bars without forecast or outcome add nothing to either.
     """
-    influence_T = influence(forecast, outcome)
-    return math.nan if influence_T is None else horizon_error(influence_T, horizon_bars)
+    known_TK = np.isfinite(forecasts_TK) & np.isfinite(outcomes_TK)
+    markets = [
+        (_standardised(forecast_T, known_T), _standardised(outcome_T, known_T), known_T)
+        for forecast_T, outcome_T, known_T in zip(forecasts_TK.T, outcomes_TK.T, known_TK.T, strict=True)
+        if known_T.sum() > 2 and forecast_T[known_T].std() and outcome_T[known_T].std()
+    ]
+    if not markets:
+        return math.nan
+    x_TK, y_TK, counted_TK = (np.stack(columns, axis=1) for columns in zip(*markets, strict=True))
+    bars_K = counted_TK.sum(axis=0)
+    weight_K = len(counted_TK) / bars_K / len(bars_K)
+    influence_TK = x_TK * y_TK - (x_TK * y_TK).sum(axis=0) / bars_K * (x_TK**2 + y_TK**2) / 2
+    # Markets that move together: the forecasts, turned to what is independent in the outcomes.
+    unit_TK = y_TK / np.sqrt(bars_K)
+    variances_K, turn_KK = np.linalg.eigh(unit_TK.T @ unit_TK)
+    turned_TK = (x_TK * weight_K) @ turn_KK * np.sqrt(variances_K.clip(0))
+    of_noise = math.hypot(*(long_run_error(turned_T, horizon_bars - 1) for turned_T in turned_TK.T))
+    return max(horizon_error(influence_TK @ weight_K, horizon_bars), of_noise)
 
 
-def influence(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return what each bar adds to the correlation, whose error is that of their mean (T,); None without one.
-
-    Bars without forecast or outcome add nothing, and the others weigh accordingly more.
-    """
-    both_T = np.isfinite(forecast) & np.isfinite(outcome)
-    forecast, outcome = forecast[both_T], outcome[both_T]
-    if len(forecast) < 3 or not forecast.std() or not outcome.std():
-        return None
-    x, y = ((series - series.mean()) / series.std() for series in (forecast, outcome))
-    influence_T = np.zeros(len(both_T))
-    influence_T[both_T] = (x * y - (x * y).mean() * (x**2 + y**2) / 2) * len(both_T) / len(x)
-    return influence_T
+def _standardised(values_T: NDArray[np.float64], known_T: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the known values in deviations from their mean, 0 elsewhere."""
+    known = values_T[known_T]
+    return np.where(known_T, (values_T - known.mean()) / known.std(), 0.0)
 
 
 def horizon_error(influence_T: NDArray[np.float64], horizon_bars: int) -> float:

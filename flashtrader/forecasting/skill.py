@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr
 
-from flashtrader.forecasting.scores import horizon_error, influence
+from flashtrader.forecasting.scores import correlation_error, horizon_error
 from flashtrader.training.correlation import information_coefficient
 
 Floats = NDArray[np.float64]
@@ -135,17 +135,10 @@ def measure_skill(forecasts: pd.DataFrame, outcomes: pd.DataFrame, horizon_bars:
 
 
 def _coefficient(forecasts_TK: Floats, outcomes_TK: Floats, horizon_bars: int) -> Estimate:
-    """Return the mean over the markets of the correlation over time, with the error of that mean.
-
-    Markets that move together make it no surer: their influences are averaged before the error is taken.
-    """
-    influences = [influence(*pair) for pair in zip(forecasts_TK.T, outcomes_TK.T, strict=True)]
-    known = [influence_T for influence_T in influences if influence_T is not None]
-    if not known:
-        return _estimate(math.nan, math.nan)
+    """Return the mean over the markets of the correlation over time, with the error of that mean."""
     return _estimate(
         _mean(information_coefficient(forecasts_TK, outcomes_TK)),
-        horizon_error(np.mean(known, axis=0), horizon_bars),
+        correlation_error(forecasts_TK, outcomes_TK, horizon_bars),
     )
 
 

@@ -1,10 +1,12 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from flashtrader.forecasting.scores import correlation_error, mean_score, score_forecasts
+from flashtrader.training.correlation import information_coefficient
 
 TIMES = pd.date_range("2024-01-01", periods=4_000, freq="h", tz="UTC", name="time")
 
@@ -54,7 +56,7 @@ def test_nothing_known_yet_gives_no_number() -> None:
 
 def test_without_overlap_the_error_is_the_textbook_one() -> None:
     generator = np.random.default_rng(1)
-    forecast, outcome = generator.normal(size=(2, 4_000))
+    forecast, outcome = generator.normal(size=(2, 4_000, 1))
     assert correlation_error(forecast, outcome, horizon_bars=1) == pytest.approx(1 / math.sqrt(4_000), rel=0.1)
 
 
@@ -71,6 +73,19 @@ def test_the_error_covers_zero_where_overlapping_horizons_only_look_related() ->
     assert 2 <= honest <= 20
 
 
+@pytest.mark.parametrize("num_markets", [1, 3])
+def test_a_dozen_horizons_are_enough_for_the_error(num_markets: int) -> None:
+    horizon, num_bars, generator = 24, 300, np.random.default_rng(5)
+    alarms, tries = 0, 400
+    for _ in range(tries):
+        forecast, shared, own = (overlapping(generator, horizon, num_bars) for _ in range(3))
+        forecasts = np.stack([forecast] * num_markets, axis=1)
+        outcomes = np.stack([shared + market * own for market in range(num_markets)], axis=1)
+        ic = information_coefficient(forecasts, outcomes).mean()
+        alarms += abs(ic) > 1.96 * correlation_error(forecasts, outcomes, horizon)
+    assert 0.02 < alarms / tries < 0.08
+
+
 def test_markets_that_move_together_make_the_mean_no_surer_and_independent_ones_do() -> None:
     generator = np.random.default_rng(3)
     forecasts, outcomes = (pd.DataFrame(generator.normal(size=(4_000, 4)), index=TIMES) for _ in range(2))
@@ -79,7 +94,7 @@ def test_markets_that_move_together_make_the_mean_no_surer_and_independent_ones_
     together = mean_score(
         pd.DataFrame(dict.fromkeys("ABCD", forecasts[0])), pd.DataFrame(dict.fromkeys("ABCD", outcomes[0])), 3
     )
-    assert together == one
+    assert asdict(together) == pytest.approx(asdict(one))
     apart = mean_score(forecasts, outcomes, horizon_bars=3)
     assert apart.ic_error == pytest.approx(one.ic_error / 2, rel=0.1)
     assert apart.ic == pytest.approx(np.mean([score.ic for score in score_forecasts(forecasts, outcomes, 3)]))
