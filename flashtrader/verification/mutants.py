@@ -73,11 +73,23 @@ def mutants(subject: Subject) -> Iterator[Check]:
             yield Check(name, tried, "skipped", missing)
             continue
         with mutant.at_work():
-            caught = next((check for check in mutant.attack(subject) if check.failed), None)
-        if caught is None:
-            yield Check(name, tried, "failed", "survived: no check noticed the leak, so passing them means nothing")
+            checks = _until_caught(mutant.attack(subject))
+        if checks[-1].failed:
+            yield Check(name, tried, "passed", figures={"caught_by": checks[-1].name, "because": checks[-1].reason})
+        elif all(check.outcome == "skipped" for check in checks):
+            yield Check(name, tried, "skipped", checks[-1].reason)
         else:
-            yield Check(name, tried, "passed", figures={"caught_by": caught.name, "because": caught.reason})
+            yield Check(name, tried, "failed", "survived: no check noticed the leak, so passing them means nothing")
+
+
+def _until_caught(attack: Iterator[Check]) -> list[Check]:
+    """Return the checks of an attack, up to the first that fails."""
+    checks: list[Check] = []
+    for check in attack:
+        checks.append(check)
+        if check.failed:
+            break
+    return checks
 
 
 def _next_bar_feature(panel_of: Any) -> Callable[..., Panel]:
@@ -221,10 +233,6 @@ def _all_of_a_page(add: Any) -> Callable[..., None]:
     return leaky
 
 
-def _needs_folds(experiment: Experiment) -> str:
-    return "" if experiment.split.walk_forward else "the run is no walk-forward"
-
-
 def _needs_markets(experiment: Experiment) -> str:
     return "" if len(experiment.data.symbols) > 1 else "the run has one market, and nothing to join"
 
@@ -312,7 +320,6 @@ MUTANTS = (
         "bars forecast by a later fold",
         walk_forward_noise,
         {"flashtrader.forecasting.forecast:trained_folds": _newest_fold_forecasts_all},
-        _needs_folds,
     ),
     Mutant(
         "the open bar taken for closed", open_bar, {"flashtrader.interval:Interval.floor": _rounded_up}, _needs_bars

@@ -19,7 +19,14 @@ from flashtrader.training.loop import train_model
 from flashtrader.training.manifest import with_bars_of
 from flashtrader.training.walk_forward import trained_folds
 from flashtrader.verification.checks import Check, Subject
-from flashtrader.verification.histories import Tables, between, store_tables, stored_tables, with_other_future
+from flashtrader.verification.histories import (
+    Tables,
+    between,
+    clock_of,
+    store_tables,
+    stored_tables,
+    with_other_future,
+)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -80,20 +87,31 @@ def _attack(subject: Subject, run: Run, of: str) -> Iterator[Check]:
 
 
 def walk_forward_noise(subject: Subject) -> Iterator[Check]:
-    """Train two folds on a history and on one with another future from within the first fold's test on.
+    """Train folds on a history and on one with another future from within the first fold's test on.
 
-    What was forecast before must stay: no bar may be forecast by a model that learned from later ones.
+    What was forecast before must stay: no bar may be forecast by a model that learned from later ones. So many folds
+    are trained that the newest did learn from the bars that are replaced; else it would be the same on both histories,
+    and could stand in for the first unnoticed.
     """
-    name, tried = "future noise: walk-forward", "trained two folds on two histories that part within the first's test"
+    name, tried = "future noise: walk-forward", "trained folds on two histories that part within the first's test"
     folds = [Boundaries.read(fold) for fold in subject.run.manifest.get("folds", [])]
     if len(folds) < 2:
         yield Check(name, tried, "skipped", "the run is no walk-forward of several folds")
         return
     experiment = with_bars_of(subject.run, subject.experiment)
-    starts_ms = [fold.test_start_ms for fold in folds]
-    end_ms = starts_ms[2] if len(folds) > 2 else folds[-1].end_ms
-    cut_ms = (starts_ms[0] + starts_ms[1]) // 2
-    tables = between(stored_tables(experiment.data, subject.data_dir), 0, end_ms - 1)
+    tables = stored_tables(experiment.data, subject.data_dir)
+    clock = clock_of(tables)
+    first_row, second_row = np.searchsorted(clock, [fold.test_start_ms for fold in folds[:2]]).tolist()
+    learned_rows = [_learned_row(fold, clock) for fold in folds]
+    middle_row = (first_row + second_row) // 2
+    newest = next((k for k, row in enumerate(learned_rows) if row > middle_row), len(folds) - 1)
+    cut_row = (first_row + min(second_row, learned_rows[newest])) // 2
+    if cut_row <= first_row:
+        yield Check(name, tried, "skipped", "no fold learns from a bar that an earlier one forecasts")
+        return
+    end_ms = [*(fold.test_start_ms for fold in folds), folds[-1].end_ms][newest + 1]
+    cut_ms = int(clock[cut_row])
+    tables = between(tables, 0, end_ms - 1)
     before, after = (
         _short_forecasts(subject, experiment, _stored(subject, experiment, history))
         for history in (tables, _replaced_from(tables, cut_ms + 1))
@@ -106,8 +124,13 @@ def walk_forward_noise(subject: Subject) -> Iterator[Check]:
         tried=f"{tried}, at {iso_time(cut_ms)}; compared the stitched forecasts before, bit for bit",
         outcome="failed" if changed or void else "passed",
         reason="forecasts before the cut changed" if changed else "no forecast after it changed: void" if void else "",
-        figures={"rows": len(before[:until])},
+        figures={"folds": newest + 1, "rows": len(before[:until])},
     )
+
+
+def _learned_row(fold: Boundaries, clock: NDArray[np.int64]) -> int:
+    """Return the row of the clock after the last that a fold is trained on."""
+    return int(np.searchsorted(clock, fold.validation_start_ms)) - fold.reach_bars - fold.embargo_bars
 
 
 def _replaced_from(tables: Tables, start_ms: int) -> Tables:

@@ -33,7 +33,7 @@ BARS: dict[str, Any] = {
 }
 RETURNS = BARS | {"training": BARS["training"] | {"plain_models": ["ridge"]}}
 WALK_FORWARD = BARS | {
-    "split": {"walk_forward": {"train": 300, "validation": 80, "test": 120}},
+    "split": {"walk_forward": {"train": 300, "validation": 130, "test": 120}},
     "model": {"family": "ridge", "context_bars": 8},
 }
 CANDLES = BARS | {

@@ -73,6 +73,15 @@ def test_a_model_that_sees_the_next_bar_is_caught_by_its_forecasts_alone(
     assert checks["future noise: forecasts"].failed
 
 
+def test_folds_that_learn_from_no_bar_that_another_forecasts_can_leak_none(tmp_path: Path) -> None:
+    short = {"split": {"walk_forward": {"train": 200, "validation": 250, "test": 200}}}
+    subject = subjects.trained_subject(tmp_path, subjects.WALK_FORWARD | short)
+    assert [check.outcome for check in walk_forward_noise(subject)] == ["skipped"]
+    (check,) = (check for check in mutants(subject) if check.name == "mutant: bars forecast by a later fold")
+    assert check.outcome == "skipped"
+    assert "no fold learns" in check.reason
+
+
 def test_a_mutant_that_no_attack_notices_fails_verify(
     subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
