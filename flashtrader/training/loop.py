@@ -37,13 +37,23 @@ from flashtrader.training.manifest import (
     describe_training,
     with_bars_of,
 )
+from flashtrader.training.members import place_of_member, spread_members
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
+from flashtrader.training.spread import Spread
 from flashtrader.training.stopping import FINISHED, Terminated, stop_request
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
-from flashtrader.training.walk_forward import Member, before, describe_members, finished, plan_members, summarise
+from flashtrader.training.walk_forward import (
+    Member,
+    before,
+    describe_members,
+    finished,
+    outcome_of,
+    plan_members,
+    summarise,
+)
 
 Watcher = Callable[[Metrics], None]
 
@@ -53,25 +63,31 @@ _EXPLODED = 1_000
 """Times the best validation loss, or the loss of knowing nothing, which is near 1: more is no noise of any market."""
 
 
-def train_model(experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher) -> TrainingSummary:
+def train_model(
+    experiment: Experiment, data_dir: Path, runs_dir: Path, watch: Watcher, over: Spread | None = None
+) -> TrainingSummary:
     """Train the model, or models, that an experiment describes in a new run directory.
 
     The plain models beside it come first; one of its own is fitted at once. `watch` gets the metrics of every step as
     they are written to metrics.jsonl; of several models, also which it is: `member` of so many `members`, `fold` of so
-    many `folds`, from 1, and `seed`.
+    many `folds`, from 1, and `seed`. Several models are trained at once if they are spread `over` something.
     """
     check_installed(experiment.training)
-    return _train(experiment, data_dir, partial(create_run, runs_dir, experiment), watch)
+    return _train(experiment, data_dir, partial(create_run, runs_dir, experiment), watch, over)
 
 
-def _train(experiment: Experiment, data_dir: Path, create: Callable[[], Run], watch: Watcher) -> TrainingSummary:
+def _train(
+    experiment: Experiment, data_dir: Path, create: Callable[[], Run], watch: Watcher, over: Spread | None
+) -> TrainingSummary:
     if not experiment.has_members:
         return _train_one(experiment, data_dir, create, watch)
     run, members = _begin_members(experiment, data_dir, create)
-    return _train_members(run, members, data_dir, watch)
+    return _train_members(run, members, data_dir, watch, over)
 
 
-def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
+def resume_training(
+    experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None = None
+) -> TrainingSummary:
     """Go on with a run from its last checkpoint, bit for bit as if it had never stopped (on a CPU).
 
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
@@ -85,10 +101,10 @@ def resume_training(experiment: Experiment, data_dir: Path, run: Run, watch: Wat
         if (run.path / "backtest.json").is_file():
             raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
         _log.warning("%s: killed as it was made; it begins at step 0", run.path)
-        return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch)
+        return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
     if not experiment.has_members:
         return _resume_one(experiment, data_dir, run, watch)
-    return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch)
+    return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch, over)
 
 
 def _begin_members(experiment: Experiment, data_dir: Path, create: Callable[[], Run]) -> tuple[Run, list[Member]]:
@@ -124,16 +140,27 @@ def _describe(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
     return describe_training(experiment, data, _untrained(experiment, data))
 
 
-def _train_members(run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher) -> TrainingSummary:
-    """Train each member that is not trained yet, one after the other, until it is asked to stop or one diverges."""
+def _train_members(
+    run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher, over: Spread | None
+) -> TrainingSummary:
+    """Train each member that is not trained yet, one after the other, until it is asked to stop or one diverges.
+
+    Spread `over` something, all that can be trained are; then TrainingError tells which could not, and why.
+    """
+    if over is not None:
+        finish = spread_members(run, members, data_dir, _train_member, watch, over)
+        trained = [summary for member in members if (summary := outcome_of(run.member(member.name))) is not None]
+        summary = _conclude(run, members, trained, finish.outcome)
+        if finish.failures:
+            raise TrainingError(f"{run.path}: {finish.told}; go on with: flashtrader train --resume {run.path}")
+        return summary
     summaries: list[TrainingSummary] = []
     stopped = "completed"
     try:
-        for number, member in enumerate(members, start=1):
-            place = {"member": number, "members": len(members), "fold": member.fold, "folds": members[-1].fold}
+        for member in members:
             earlier = before(member, members) if run.experiment.warm_starts else None
             begins_as = run.member(earlier.name) if earlier else None
-            own_watch = partial(_watch_member, watch, place | {"seed": member.seed})
+            own_watch = partial(_watch_member, watch, place_of_member(member, members))
             summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
             run.write_manifest(run.manifest | describe_members(run, members))
             if summaries[-1].stopped not in FINISHED:

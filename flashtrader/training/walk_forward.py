@@ -103,7 +103,7 @@ def before(member: Member, members: Sequence[Member]) -> Member | None:
 
 def finished(run: Run, experiment: Experiment) -> TrainingSummary | None:
     """Return what came of a member, if it was trained to its end by this very experiment."""
-    outcome = _outcome(run)
+    outcome = outcome_of(run)
     if outcome is None or outcome.stopped not in _FINISHED or run.experiment != experiment:
         return None
     return outcome
@@ -118,7 +118,7 @@ def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
     plain: dict[str, list[dict[str, Any]]] = {}
     for member in members:
         own = run.member(member.name)
-        outcome = _outcome(own)
+        outcome = outcome_of(own)
         progress = {name: value for name, value in vars(outcome).items() if name != "run"} if outcome else {}
         status = progress.pop("stopped", "waiting")
         described.append({"name": member.name, "fold": member.fold, "seed": member.seed, "status": status} | progress)
@@ -173,7 +173,7 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
     manifest = run.manifest
     if not run.experiment.has_members:
         return (Fold(Boundaries.read(manifest.get("split")).test_start_ms, (run,)),)
-    members = _recorded(manifest, "members")
+    members = _members(manifest)
     waiting = [member["name"] for member in members if member["status"] not in _FINISHED]
     if waiting:
         raise TrainingError(
@@ -192,21 +192,29 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
 def refuse_members(run: Run) -> None:
     """Raise ConfigError if a run is of several models, where one is needed."""
     if run.experiment.has_members:
-        names = [member["name"] for member in _recorded(run.manifest, "members")]
+        names = [member["name"] for member in _members(run.manifest)]
         raise ConfigError(
             f"{run.path}: a run of {len(names)} models, where one is needed; give --run {run.member(names[-1]).path}, "
             "or another of them"
         )
 
 
+def _members(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    members = _recorded(manifest, "members")
+    for member in members:
+        if not all(isinstance(member.get(key), kind) for key, kind in (("name", str), ("fold", int), ("status", str))):
+            raise DataError("manifest.json: members: one lacks its name, fold or status; train the run again")
+    return members
+
+
 def _recorded(manifest: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    recorded: list[dict[str, Any]] | None = manifest.get(key)
-    if not recorded:
-        raise DataError(f"manifest.json: {key} is missing; train the run again")
+    recorded = manifest.get(key)
+    if not isinstance(recorded, list) or not recorded or not all(isinstance(item, dict) for item in recorded):
+        raise DataError(f"manifest.json: {key} is missing or no list of records; train the run again")
     return recorded
 
 
-def _outcome(run: Run) -> TrainingSummary | None:
+def outcome_of(run: Run) -> TrainingSummary | None:
     """Return what a member's manifest says came of its training; None before its end."""
     if not (run.path / "manifest.json").is_file():
         return None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from flashtrader.config import (
     TrainingConfig,
     WalkForwardConfig,
 )
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run, find_run
 from flashtrader.training import loop
 from flashtrader.training.loop import Trainer, resume_training, train_model
-from flashtrader.training.summary import Spread
+from flashtrader.training.spread import Spread
+from flashtrader.training.summary import Spread as SpreadOverSeeds
 from panels import HOUR_MS, random_bars, store_bars
 
 SYMBOLS = ("AAA", "BBB")
@@ -65,6 +67,17 @@ def experiment(*, family: str = "returns", walk: dict[str, Any] | None = None, *
 
 def watch_nothing(_metrics: dict[str, Any]) -> None:
     pass
+
+
+def interrupt_once() -> Callable[[dict[str, Any]], None]:
+    """Return what asks this process to stop at the first step that it sees."""
+    to_do = [signal.SIGINT]
+
+    def watch(_metrics: dict[str, Any]) -> None:
+        if to_do:
+            os.kill(os.getpid(), to_do.pop())
+
+    return watch
 
 
 def tensors(run: Run, name: str) -> dict[str, torch.Tensor]:
@@ -193,6 +206,58 @@ def test_a_ctrl_c_outside_of_a_step_stops_in_order(
     assert [member["status"] for member in summary.run.manifest["members"]] == ["completed", "waiting"]
 
 
+def test_spread_over_processes_the_members_are_the_same_bit_for_bit(data_dir: Path, tmp_path: Path, whole: Run) -> None:
+    seen: list[tuple[int, int]] = []
+    summary = train_model(
+        experiment(),
+        data_dir,
+        tmp_path,
+        lambda metrics: seen.append((metrics["member"], metrics["step"])),
+        Spread(workers=2),
+    )
+    assert summary.stopped == "completed"
+    for name in NAMES:
+        for which in ("best", "last"):
+            assert same(tensors(summary.run.member(name), which), tensors(whole.member(name), which))
+    assert sorted(seen) == [(member, step) for member in range(1, 5) for step in range(1, 7)]
+    ours, theirs = summary.run.manifest, whole.manifest
+    assert (ours["weights"], ours["split"], ours["folds"]) == (theirs["weights"], theirs["split"], theirs["folds"])
+    for manifest in (ours, theirs):
+        for entry in (*manifest["members"], *manifest["plain_models"].values()):
+            entry.pop("seconds")
+    assert (ours["members"], ours["plain_models"]) == (theirs["members"], theirs["plain_models"])
+
+
+def test_a_member_that_fails_elsewhere_leaves_the_others_trained(data_dir: Path, tmp_path: Path, whole: Run) -> None:
+    """Its checkpoint is damaged; once that is gone, the run goes on with this member alone."""
+    run = train_model(experiment(), data_dir, tmp_path, interrupt_once()).run
+    for path in run.member(NAMES[0]).checkpoints.glob("*.safetensors"):
+        path.write_bytes(b"nothing")
+    message = rf"tiny-001: not trained: {NAMES[0]}: .*last\.safetensors.*; go on with: flashtrader train --resume "
+    with pytest.raises(TrainingError, match=message):
+        resume_training(experiment(), data_dir, run, watch_nothing, Spread(workers=2))
+    assert [member["status"] == "completed" for member in run.manifest["members"]] == [False, True, True, True]
+    for path in run.member(NAMES[0]).checkpoints.glob("*.safetensors"):
+        path.unlink()
+    assert resume_training(experiment(), data_dir, run, watch_nothing, Spread(workers=2)).stopped == "completed"
+    assert all(same(tensors(run.member(name), "last"), tensors(whole.member(name), "last")) for name in NAMES)
+
+
+def test_an_interrupt_stops_the_members_elsewhere_which_then_go_on(data_dir: Path, tmp_path: Path, whole: Run) -> None:
+    """With a warm start, so that the folds of a seed follow each other in one process."""
+    settings = {"walk": {"warm_start": True}, "max_steps": 60}
+    stopped = train_model(experiment(**settings), data_dir, tmp_path / "one", interrupt_once(), Spread(workers=2))
+    assert stopped.stopped == "interrupted"
+    statuses = [member["status"] for member in stopped.run.manifest["members"]]
+    assert "waiting" in statuses
+    assert set(statuses) <= {"terminated", "waiting", "completed"}
+    resumed = resume_training(experiment(**settings), data_dir, stopped.run, watch_nothing, Spread(workers=2))
+    assert resumed.stopped == "completed"
+    alone = train_model(experiment(**settings), data_dir, tmp_path / "two", watch_nothing).run
+    assert all(same(tensors(resumed.run.member(name), "last"), tensors(alone.member(name), "last")) for name in NAMES)
+    assert resumed.run.member(NAMES[2]).manifest["begins_as"] == NAMES[0]
+
+
 def test_bars_fetched_since_are_left_out_and_changed_ones_refused(data_dir: Path, tmp_path: Path) -> None:
     for seed, symbol in enumerate(SYMBOLS):
         store_bars(tmp_path / "data", symbol, random_bars(400, seed))
@@ -270,5 +335,7 @@ def test_a_fold_that_can_t_be_trained_is_refused_before_anything_is_made(tmp_pat
 
 
 def test_the_spread_by_hand() -> None:
-    assert Spread.of([1.0, 3.0]) == Spread(mean=2.0, deviation=pytest.approx(2**0.5), minimum=1.0, maximum=3.0)
-    assert np.isnan(Spread.of([1.0, float("nan")]).mean)
+    assert SpreadOverSeeds.of([1.0, 3.0]) == SpreadOverSeeds(
+        mean=2.0, deviation=pytest.approx(2**0.5), minimum=1.0, maximum=3.0
+    )
+    assert np.isnan(SpreadOverSeeds.of([1.0, float("nan")]).mean)

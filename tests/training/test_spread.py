@@ -1,0 +1,90 @@
+"""Tasks spread over processes: what fails, what is killed, what is asked to stop."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flashtrader.errors import ConfigError, TrainingError
+from flashtrader.training.spread import Spread, spread
+from flashtrader.training.stopping import stop_request
+
+TWO = Spread(workers=2)
+
+
+def note(path: Path, _watch: Any) -> None:
+    path.write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
+
+def refuse(_watch: Any) -> None:
+    raise TrainingError("bars are missing")
+
+
+def crash(_watch: Any) -> None:
+    raise ZeroDivisionError("by nought")
+
+
+def die(_watch: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until_asked(began: Path, ended: Path, _watch: Any) -> None:
+    with stop_request() as request:
+        began.touch()
+        while request.reason is None:
+            time.sleep(0.01)
+        ended.write_text(request.reason)
+
+
+def nothing() -> None:
+    pass
+
+
+def test_each_task_has_a_process_and_one_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    names = ("one", "two")
+    tasks = {"refused": refuse, "crashed": crash, "killed": die} | {
+        name: partial(note, tmp_path / name) for name in names
+    }
+    finish = spread(tasks, TWO, nothing)
+    assert finish.stopped is None
+    assert finish.failures.keys() == {"refused", "crashed", "killed"}
+    assert finish.failures["refused"] == "bars are missing"
+    assert finish.failures["crashed"].startswith("unexpected ZeroDivisionError: by nought; ")
+    assert finish.failures["killed"].startswith("its process was killed")
+    told = [(tmp_path / name).read_text().split() for name in names]
+    assert len({told[0][0], told[1][0], str(os.getpid())}) == 3
+    assert {threads for _, threads in told} == {str(TWO.threads)}
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_lets_what_runs_end_in_order_and_begins_nothing_more(
+    tmp_path: Path, number: signal.Signals, reason: str
+) -> None:
+    def ask() -> None:
+        if not asked.is_set() and all((tmp_path / f"began-{name}").exists() for name in "ab"):
+            asked.set()
+            os.kill(os.getpid(), number)
+
+    asked = threading.Event()
+    tasks: dict[str, Any] = {name: partial(until_asked, tmp_path / f"began-{name}", tmp_path / name) for name in "ab"}
+    finish = spread(tasks | {"third": partial(note, tmp_path / "third")}, TWO, ask)
+    assert (finish.stopped, finish.failures) == (reason, {})
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["terminated"] * 2
+    assert not (tmp_path / "third").exists()
+
+
+def test_the_threads_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert [Spread(workers=workers).threads for workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+
+
+def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'flashtrader\[cluster\]'"):
+        spread({}, Spread("ray"), nothing)
