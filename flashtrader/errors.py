@@ -13,10 +13,18 @@ A message is one line: what is wrong, where, and what to do.
 """
 
 
+def printable(text: str) -> str:
+    """Return a text that stays on its line and can't steer a terminal: other signs are written as their escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class FlashtraderError(Exception):
-    """Base of every error that is shown to the user without a traceback."""
+    """Base of every error that is shown to the user without a traceback, whatever a file put into its words."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(FlashtraderError):

@@ -11,6 +11,8 @@ from typing import Any
 
 from flashtrader.errors import DataError
 
+_MOST_JSON_BYTES = 2**28
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -51,23 +53,33 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Return what `path` holds. Raises DataError when it is missing or is not JSON."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged, not readable as JSON ({error})") from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file with one on each line; a last line that was cut off is left out."""
-    try:
-        *whole, _cut = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in whole]
-    except FileNotFoundError:
+    if not path.is_file():
         return []
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    try:
+        *whole, _cut = _text(path).split("\n")
+        rows = [json.loads(line) for line in whole]
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged, not readable as lines of JSON ({error})") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: damaged, a line is no JSON object")
+    return rows
+
+
+def _text(path: Path) -> str:
+    num_bytes = path.stat().st_size
+    if num_bytes > _MOST_JSON_BYTES:
+        raise ValueError(f"{num_bytes:,} bytes, more than {_MOST_JSON_BYTES:,}")
+    return path.read_text(encoding="utf-8")
 
 
 def finite(value: Any) -> Any:

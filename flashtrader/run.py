@@ -1,5 +1,6 @@
 """The run directory: everything that came of one experiment, and the manifest that reproduces it."""
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -90,7 +91,12 @@ class Run:
                     path.unlink()
 
     def member(self, name: str) -> "Run":
-        """Return one of the models of a run of several: a run of its own inside this one."""
+        """Return one of the models of a run of several: a run of its own inside this one.
+
+        Raises DataError for a name that is none, which could lead out of the run.
+        """
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise DataError(f"{self.path / 'manifest.json'}: members: {name!r} names no model of a run; train it again")
         return Run(self.path / "members" / name)
 
     def plain_model(self, family: PlainFamily) -> Path:
@@ -123,12 +129,23 @@ def find_run(runs_dir: Path, name: str | None = None) -> Run:
     if name is not None:
         for path in (Path(name), runs_dir / name):
             if (path / "config.yaml").is_file():
+                _refuse_links(path)
                 return Run(path)
         raise ConfigError(f"no run {name!r} here or in {runs_dir}{_known(runs_dir)}")
     runs = _trained(runs_dir)
     if not runs:
         raise ConfigError(f"no trained run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
+    _refuse_links(runs[-1])
     return Run(runs[-1])
+
+
+def _refuse_links(run: Path) -> None:
+    """Refuse links inside a run: through one, what is written or removed in the run would be so anywhere."""
+    for folder, folders, files in os.walk(run):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if path.is_symlink():
+                raise ConfigError(f"{path}: a link, which can lead out of the run; put a copy in its place")
 
 
 def _numbered(experiment: str, directory: str) -> re.Match[str] | None:

@@ -44,7 +44,8 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     _check_same_forecasts(run, experiment)
     bars = load_bars(experiment.data, data_dir)
     clock_T = union_clock(bars.values())
-    forecasts = read_signals(run.forecasts, clock_T, experiment.data.symbols, Interval(experiment.data.interval))
+    interval = Interval(experiment.data.interval)
+    forecasts = read_signals(run.forecasts, clock_T, experiment.data.symbols, interval)
     first_ms, last_ms = (time.value // 1_000_000 for time in (forecasts.index[0], forecasts.index[-1]))
     forecast_bars = forecasts.attrs.get("bars")
     if forecast_bars not in (None, digests_between(bars, first_ms, last_ms)):
@@ -60,7 +61,8 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
             "make them with `flashtrader predict --split test`"
         )
     plain = {
-        str(family): _plain_forecasts(run.plain_forecasts(family), forecasts) for family in run.experiment.plain_models
+        str(family): _plain_forecasts(run.plain_forecasts(family), forecasts, interval)
+        for family in run.experiment.plain_models
     }
     forecasts = forecasts[test_start:]
     filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
@@ -68,17 +70,15 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     return _trade_forecasts(forecasts, bars, until_filled, experiment, _funding(experiment, data_dir), plain)
 
 
-def _plain_forecasts(path: Path, beside: pd.DataFrame) -> pd.DataFrame:
+def _plain_forecasts(path: Path, beside: pd.DataFrame, interval: Interval) -> pd.DataFrame:
     """Return a plain model's forecasts. Raises DataError unless they are of the very bars that the run forecast."""
     if not path.is_file():
         raise DataError(f"{path}: missing; make it, beside the run's own, with `flashtrader predict`")
-    try:
-        forecasts = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error}); make it again with `flashtrader predict`") from None
-    if forecasts.attrs != beside.attrs or len(forecasts) != len(beside) or (forecasts.index != beside.index).any():
+    clock_T = pd.DatetimeIndex(beside.index).as_unit("ms").asi8
+    forecasts = read_signals(path, clock_T, list(beside.columns), interval)
+    if forecasts.attrs != beside.attrs or forecasts.shape != beside.shape:
         raise DataError(f"{path}: not of the bars of the run's own; make both again with `flashtrader predict`")
-    return forecasts[list(beside.columns)].set_axis(beside.index)
+    return forecasts
 
 
 def _check_same_forecasts(run: Run, experiment: Experiment) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import ConfigError, DataError, FlashtraderError
 from flashtrader.interval import MINUTE_MS, Interval
 from flashtrader.market.spans import iso_time
+from flashtrader.market.tables import refuse_absurd
 
 
 def read_signals(path: Path, clock_T: NDArray[np.int64], symbols: Sequence[str], interval: Interval) -> pd.DataFrame:
@@ -22,22 +23,26 @@ def read_signals(path: Path, clock_T: NDArray[np.int64], symbols: Sequence[str],
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give a CSV or Parquet file of forecasts or weights")
-    try:
-        match path.suffix.lower():
-            case ".csv":
-                signals = pd.read_csv(path)
-            case ".parquet":
-                signals = pd.read_parquet(path)
-            case _:
-                raise ConfigError(f"{path}: forecasts and weights are read from .csv or .parquet files")
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path}: empty; expected a column `time` and a column per symbol") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)})") from None
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"{path}: forecasts and weights are read from .csv or .parquet files")
+    signals = read_frame(path)
     made_for = signals.attrs.get("interval", interval.code)
     if made_for != interval.code:
         raise DataError(f"{path}: made for bars of interval {made_for}, and the data's is {interval.code}")
     return check_signals(signals, clock_T, symbols, interval, str(path))
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Return a CSV or Parquet file as pandas reads it. Raises DataError or SourceError when it is no table."""
+    try:
+        refuse_absurd(path)
+        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except FlashtraderError:
+        raise
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: empty; expected a column `time` and a column per symbol") from None
+    except Exception as error:  # pandas raises whatever the metadata lead it to
+        raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)})") from None
 
 
 def check_signals(
@@ -155,4 +160,4 @@ def _listed(names: Sequence[str] | pd.Index) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]

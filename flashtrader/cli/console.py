@@ -28,6 +28,9 @@ RunName = Annotated[
 ]
 
 
+_LONGEST_ERROR = 2_000
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows for people to read; the first column is text, the others are right-aligned."""
@@ -99,6 +102,12 @@ def say(line: str) -> None:
 
 
 def fail(message: str, exit_code: int) -> None:
-    """Say on one line what went wrong, and end the process."""
-    say("error: " + " ".join(message.split()))
+    """Say on one line what went wrong, and end the process.
+
+    What a file of unknown origin has put into the message can neither steer the terminal nor fill it.
+    """
+    from flashtrader.errors import printable
+
+    line = printable(" ".join(message.split()))
+    say("error: " + (line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + " …"))
     sys.exit(exit_code)

@@ -35,7 +35,7 @@ class DataConfig(Section):
     """Simulated only: the twin market in which nothing can be forecast."""
     interval: Annotated[IntervalCode, BeforeValidator(str)] = "60"
     """Bar length: minutes, or D, W, M."""
-    levels: PositiveInt = 20
+    levels: Annotated[PositiveInt, Field(le=1_000)] = 20
     """Books only: price levels of each side, the best first; a deeper stored book serves a shallower one."""
     start: UtcTime | None = None
     """First bar; null is the oldest one stored."""

@@ -12,6 +12,18 @@ from pydantic import BaseModel, ValidationError
 from flashtrader.config.experiment import Experiment
 from flashtrader.errors import ConfigError
 
+_MOST_BYTES = 2**18
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Values that stand where they are written: with aliases and merges, a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not followed; write the value itself", mark)
+        return super().compose_node(parent, index)
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Return the experiment that a YAML file and `section.key=value` overrides describe.
@@ -19,11 +31,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises ConfigError, naming the file and the dotted path, for anything the schema does not take.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror or error}); give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path}: more than {_MOST_BYTES:,} bytes; give the path of a YAML file, not of data")
     return _experiment(text, path, tuple(overrides))
 
 
@@ -56,11 +72,11 @@ def to_yaml(experiment: Experiment) -> str:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return yaml.load(text, _PlainLoader)
+    except Exception as error:  # beside its own errors, whatever a tag makes of text that is not of its kind
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or error
+        problem = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{where}: not valid YAML ({line}{problem})") from None
 
 

@@ -18,9 +18,9 @@ class ModelConfig(Section):
     """What a token is and what is predicted; the names after orderbook are plain models."""
     context_bars: PositiveInt | None = 512
     """Sliding window: each layer attends to this many bars, its own included; null is the whole segment."""
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, Field(le=65_536)] = 64
     """Features of a token."""
-    layers: PositiveInt = 4
+    layers: Annotated[PositiveInt, Field(le=1_024)] = 4
     """Transformer blocks."""
     heads: PositiveInt = 8
     """Attention heads; they divide the width, and each gets an even share."""

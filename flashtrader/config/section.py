@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 def utc(moment: object) -> object:
@@ -33,6 +33,9 @@ def _each_once(names: tuple[Any, ...]) -> tuple[Any, ...]:
     return names
 
 
+_GREATEST = 2**32 - 1
+"""Of whole numbers; the largest seed that every library takes, and more bars than any market has."""
+
 UtcTime = Annotated[datetime, BeforeValidator(utc)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 EachOnce = AfterValidator(_each_once)
@@ -51,3 +54,10 @@ class Section(BaseModel):
         validate_default=True,
         hide_input_in_errors=True,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > _GREATEST:
+            raise ValueError(f"whole numbers go up to {_GREATEST:,}")
+        return value

@@ -90,7 +90,7 @@ class BookLedger:
 
     @classmethod
     def from_json(cls, value: Any) -> "BookLedger":
-        """Return the ledger that `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the ledger that `to_json` made. For anything else raises what its values lead to."""
         return cls(
             runs=tuple(
                 Run(from_iso(run["first"]), from_iso(run["last"]), int(run["rows"]), _break(run))

@@ -30,7 +30,7 @@ def book_columns(levels: int) -> list[str]:
 
 def num_levels(books: Books) -> int:
     """Return how many levels of each side a table has columns for."""
-    numbers = [re.fullmatch(r"(?:ask|bid)_(?:price|size)_(\d+)", str(name)) for name in books.columns]
+    numbers = [re.fullmatch(r"(?:ask|bid)_(?:price|size)_([0-9]{1,4})", str(name)) for name in books.columns]
     return max((int(number[1]) for number in numbers if number), default=0)
 
 

@@ -225,7 +225,7 @@ class HttpClient:
             self._refuse(response, where)
         try:
             return Answer(response.status_code, json.loads(response.content), response.headers)
-        except ValueError:
+        except (ValueError, RecursionError):
             text = response.text.strip()
         if text.startswith("<"):
             raise TransientError(

@@ -86,7 +86,7 @@ class Ledger:
 
     @classmethod
     def from_json(cls, value: Any) -> "Ledger":
-        """Return the ledger that `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the ledger that `to_json` made. For anything else raises what its values lead to."""
         return cls(
             answered=tuple(map(_span, value["answered"])),
             failed=tuple(Failure(_span(item), str(item["error"])) for item in value["failed"]),

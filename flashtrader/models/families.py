@@ -1,9 +1,10 @@
 """The table of families, and a model of an experiment: untrained, or from its file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, TrainingError
@@ -43,10 +44,17 @@ def load_model(path: Path, experiment: Experiment) -> GridModel:
 
     Raises TrainingError when the file is missing, damaged, or of another shape than the experiment says.
     """
-    model = build_model(experiment, unit_scaler(panel_shape(experiment)))
     tensors, _ = load_tensors(path)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError:
-        raise TrainingError(f"{path}: the weights do not fit the run's config.yaml; was one of them edited?") from None
+    scaler = unit_scaler(panel_shape(experiment))
+    # First without memory: a config can ask for more than any machine has, and only then is it seen not to fit.
+    with torch.device("meta"):
+        described = build_model(experiment, scaler).state_dict()
+    if _shapes(tensors) != _shapes(described):
+        raise TrainingError(f"{path}: the weights do not fit the run's config.yaml; was one of them edited?")
+    model = build_model(experiment, scaler)
+    model.load_state_dict(tensors)
     return model.eval()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

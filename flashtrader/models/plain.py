@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flashtrader.config import Experiment, PlainFamily
 from flashtrader.errors import TrainingError
-from flashtrader.models.booster_file import booster_bytes
+from flashtrader.models.booster_file import booster_bytes, load_booster
 from flashtrader.models.plain_inputs import CloseWindow, Inputs, LaggedFeatures
 from flashtrader.models.plain_linear import Floats, NormalEquations, fit_ridge, smoothing
 from flashtrader.models.weights import load_tensors, save_tensors
@@ -41,7 +41,6 @@ _MOST_WINDOW_BARS = 512
 _MOST_BOOSTED_ROWS = 100_000
 _MOST_TREES, _TREES_WITHOUT_GAIN = 200, 10
 _TREES = {"learning_rate": 0.1, "max_leaf_nodes": 15, "min_samples_leaf": 100}
-_TRUSTED_TYPES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 _SCALER = ("feature_mean", "feature_std", "target_std")
 
 
@@ -78,10 +77,9 @@ class PlainModel:
         self.family, self.experiment, self.arrays = family, experiment, arrays
         self._inputs = _inputs_of(family, experiment, Scaler(**{name: arrays[name] for name in _SCALER}))
         self._booster: Any = None
+        self._check_shapes()
         if family == "boosting":
-            import skops.io
-
-            self._booster = skops.io.loads(arrays["booster"].tobytes(), trusted=_TRUSTED_TYPES)
+            self._booster = load_booster(arrays["booster"].tobytes(), self._inputs.width)
 
     def forecast(self, priced: PricedPanel, rows: Rows) -> NDArray[np.float32]:
         """Return the forecast log returns (R, K) at the close of each row.
@@ -95,6 +93,18 @@ class PlainModel:
                 deviations_R = self._deviations(self._inputs(priced, chunk, asset), asset)
                 forecasts_RK[chunk.start - rows.start : chunk.stop - rows.start, asset] = deviations_R * target_std
         return np.where(due_RK, forecasts_RK, np.float32(np.nan))
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError unless the arrays are of the experiment's markets, features and inputs."""
+        assets = len(self.experiment.data.symbols)
+        features = (assets, len(expand_features(self.experiment.panel.features)))
+        shapes = dict[str, tuple[int, ...]](feature_mean=features, feature_std=features, target_std=(assets,))
+        if self.family != "boosting":
+            shapes |= {"weights": (assets, self._inputs.width), "intercept": (assets,)}
+        for name, shape in shapes.items():
+            array = self.arrays[name]
+            if array.shape != shape or array.dtype.kind != "f":
+                raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, not {shape} of numbers")
 
     def _deviations(self, inputs_RI: NDArray[np.floating], asset: int) -> Floats:
         """Return the asset's forecasts (R,) in standard deviations of its target."""
@@ -130,7 +140,7 @@ def load_plain(path: Path, family: PlainFamily, experiment: Experiment) -> Plain
     try:
         return PlainModel(family, experiment, {name: tensor.numpy() for name, tensor in tensors.items()})
     except Exception as error:  # skops raises whatever the trees that it reads do
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainingError(f"{path}: the model can't be read here ({reason}); train the run again") from None
 
 
@@ -172,16 +182,12 @@ def _learned(family: PlainFamily, history: History, inputs: Inputs) -> Arrays:
             pace = history.experiment.panel.target.horizon_bars / history.experiment.context_bars
             return {"weights": np.full((num_assets, 1), -pace), "intercept": np.zeros(num_assets)}
         case "ridge":
-            return _regressions(history, inputs, np.eye(_width(history, inputs)))
+            return _regressions(history, inputs, np.eye(inputs.width))
         case "dlinear":
-            trend_WW = smoothing(_width(history, inputs))
+            trend_WW = smoothing(inputs.width)
             return _regressions(history, inputs, np.concatenate((trend_WW, np.eye(len(trend_WW)) - trend_WW)))
         case "boosting":
             return _boosted(history, inputs)
-
-
-def _width(history: History, inputs: Inputs) -> int:
-    return int(inputs(history.priced, Rows(0, 1), 0).shape[1])
 
 
 def _regressions(history: History, inputs: Inputs, parts_JI: Floats) -> Arrays:

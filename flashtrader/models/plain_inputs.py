@@ -15,6 +15,9 @@ LAGS = (0, 1, 4, 16, 64, 256)
 class Inputs(Protocol):
     """A model's inputs of one asset."""
 
+    width: int
+    """I, how many there are at a row."""
+
     def __call__(self, priced: PricedPanel, rows: Rows, asset: int) -> NDArray[np.floating]:
         """Return the inputs (rows, I) at each row, from that row and earlier ones alone."""
 
@@ -29,6 +32,8 @@ class LaggedFeatures:
     def __init__(self, scaler: Scaler, clip: float, context_bars: int) -> None:
         self._scaler, self._clip = scaler, np.float32(clip)
         self._lags_L = np.array([lag for lag in LAGS if lag < context_bars])
+        assets, features = scaler.feature_mean.shape
+        self.width = len(self._lags_L) * features * (1 if assets == 1 else 2)
 
     def __call__(self, priced: PricedPanel, rows: Rows, asset: int) -> NDArray[np.float32]:
         """Return (rows, L · G), G being F of one asset and 2 F of several."""
@@ -55,6 +60,7 @@ class CloseWindow:
 
     def __init__(self, target_std_K: NDArray[np.float32], lags_L: NDArray[np.int64]) -> None:
         self._target_std_K, self._lags_L = target_std_K, lags_L
+        self.width = len(lags_L)
 
     def __call__(self, priced: PricedPanel, rows: Rows, asset: int) -> NDArray[np.float64]:
         """Return (rows, L)."""

@@ -4,11 +4,13 @@ import logging
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from flashtrader.errors import TrainingError
@@ -22,11 +24,11 @@ _log = logging.getLogger(__name__)
 class Progress:
     """How far training is. Losses are in squared (Huber: or absolute) standard deviations of the target."""
 
-    step: int = 0
-    best_step: int = 0
+    step: NonNegativeInt = 0
+    best_step: NonNegativeInt = 0
     best_loss: float = float("inf")
     best_skill: float = float("nan")
-    evaluations_since_best: int = 0
+    evaluations_since_best: NonNegativeInt = 0
     seconds: float = 0.0
 
 

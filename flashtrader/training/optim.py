@@ -61,5 +61,5 @@ class Schedule:
 
     def restore(self, state: dict[str, float]) -> None:
         """Go on from a saved state."""
-        self.plateau_factor = state["plateau_factor"]
+        self.plateau_factor = float(state["plateau_factor"])
         self.stale_evaluations = int(state["stale_evaluations"])

@@ -332,7 +332,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 def test_absurd_sizes_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(make_bars(50), tmp_path / "BTC.parquet")
-    monkeypatch.setattr("flashtrader.market.sources.files._MAX_CELLS", 299)
+    monkeypatch.setattr("flashtrader.market.tables._MOST_CELLS", 299)
     assert refusal(SourceError, path) == "BTC.parquet: more than 299 values; split it by market"
     with (tmp_path / "BTC.csv").open("wb") as sparse:
         sparse.truncate(5 * 2**30)

@@ -222,7 +222,7 @@ def test_one_bar_is_too_few() -> None:
 def test_a_damaged_record_is_an_error() -> None:
     recorded = split_by_time(small_panel(range(100), 2), SplitConfig(), 2).describe()
     for broken in ({**recorded, "test_start_ms": "soon"}, {k: recorded[k] for k in recorded if k != "test_start_ms"}):
-        with pytest.raises(DataError, match=r"split\.test_start_ms is missing or no whole number"):
+        with pytest.raises(DataError, match=r"split\.test_start_ms is missing or out of range"):
             split_at(small_panel(range(100), 2), broken)
     for missing in (None, 3, []):
         with pytest.raises(DataError, match=r"manifest\.json: split is missing"):

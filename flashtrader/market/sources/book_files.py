@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
 from flashtrader.market.book_ledger import Break, Reason
 from flashtrader.market.books import Books, book_table, validate_books
+from flashtrader.market.tables import refuse_absurd
 
 _LOBSTER_NAME = re.compile(r"(?P<symbol>.+)_(?P<date>\d{4}-\d\d-\d\d)_\d+_\d+_orderbook_(?P<levels>\d+)\.csv")
 _LOBSTER_ZONE = "America/New_York"
@@ -66,6 +67,7 @@ def read_book_file(path: Path, symbol: str) -> BookFile:
     _check_symbol(path, symbol, path.stem)
     table = pq.read_table if path.suffix.lower() == ".parquet" else pyarrow.csv.read_csv
     try:
+        refuse_absurd(path)
         columns = table(path).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{path}: can't be read ({str(error).splitlines()[0]}); save it again") from None

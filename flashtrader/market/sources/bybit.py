@@ -255,7 +255,7 @@ def _rows(result: dict[str, Any], where: str) -> NDArray[np.float64]:
         raise TransientError(f"{where}: rows of {sorted(widths)} columns instead of {len(_COLUMNS)}; fetch again")
     try:
         numbers: NDArray[np.float64] = np.array([[float(text) for text in row] for row in rows])
-    except (TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         raise TransientError(f"{where}: a bar holds something that is not a number; fetch again") from None
     numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
     changes = (numbers[1:] != numbers[:-1]).any(axis=1)

@@ -90,7 +90,7 @@ class BybitBooks:
             result, _ = checked_envelope(answer, where, symbol, self._category)
             try:
                 return _message(result, "snapshot", symbol, int(result.get("cts") or result["ts"]))
-            except (KeyError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
                 raise TransientError(f"{where}: the answer is no order book ({error!r}); fetch again") from None
 
         params: dict[str, str | int] = {"category": self._category, "symbol": symbol, "limit": self.levels}
@@ -133,7 +133,7 @@ class BookStream:
         self._heard_s = time.monotonic()
         try:
             return read_message(text, self._depth, self._host)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise BrokenStreamError(f"{self._host}: a message that can't be read ({error!r})") from None
 
     def _send(self, operation: str, symbol: str | None = None) -> None:
@@ -149,8 +149,8 @@ class BookStream:
 def read_message(text: str | bytes, depth: int, host: str) -> BookMessage | None:
     """Return what a message of the stream says about a book; None for anything else.
 
-    Raises UnknownSymbolError for a subscription that was refused, and AttributeError, KeyError, TypeError or ValueError
-    for what is no message.
+    Raises UnknownSymbolError for a subscription that was refused, and for what is no message ArithmeticError,
+    AttributeError, KeyError, RecursionError, TypeError or ValueError.
     """
     value = json.loads(text)
     if "topic" in value:

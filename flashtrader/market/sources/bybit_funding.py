@@ -81,7 +81,7 @@ def _settlements(rows: Any, symbol: str, where: str) -> Settlements:
             raise TransientError(f"{where}: the answer is about another market; fetch again")
         times = np.array([int(row["fundingRateTimestamp"]) for row in rows], dtype=np.int64)
         rates = np.array([float(row["fundingRate"]) for row in rows])
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, KeyError, TypeError, ValueError):
         raise TransientError(f"{where}: a settlement lacks its symbol, time or rate; fetch again") from None
     table = pd.DataFrame({"timestamp": times, "rate": rates}).drop_duplicates().sort_values("timestamp")
     return validate_settlements(table, where)

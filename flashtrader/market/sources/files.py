@@ -36,9 +36,8 @@ from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbo
 from flashtrader.interval import DAY_MS, Interval, IntervalCode
 from flashtrader.market.bars import COLUMNS, PRICES, Bars, resample, validate_bars
 from flashtrader.market.sources import Page, Span
+from flashtrader.market.tables import refuse_absurd
 
-_MAX_BYTES = 4 * 2**30
-_MAX_CELLS = 10**9
 _SUFFIXES = (".parquet", ".csv")
 # The last two are what pandas makes of an index without a name, in Parquet and in CSV.
 _UNNAMED = ("__index_level_0__", "")
@@ -271,16 +270,11 @@ def _read(path: Path) -> _Table:
     """Return a CSV or Parquet file. Raises SourceError when it can't be read, DataError when it holds nothing."""
     if path.suffix.lower() not in _SUFFIXES or not path.is_file():
         raise SourceError(f"{path}: not a file that ends in {' or '.join(_SUFFIXES)}; save the bars as one")
-    num_bytes = path.stat().st_size
-    if num_bytes == 0:
+    if path.stat().st_size == 0:
         raise DataError(f"{path}: empty file; save it again")
-    if num_bytes > _MAX_BYTES:
-        raise SourceError(f"{path}: {num_bytes / 2**30:.1f} GiB, more than {_MAX_BYTES / 2**30:g}; split it by market")
     try:
+        refuse_absurd(path)
         if path.suffix.lower() == ".parquet":
-            shape = pq.read_metadata(path)
-            if shape.num_rows * shape.num_columns > _MAX_CELLS:
-                raise SourceError(f"{path}: more than {_MAX_CELLS:,} values; split it by market")
             columns = pq.read_table(path, partitioning=None)
         else:
             columns = pyarrow.csv.read_csv(path)

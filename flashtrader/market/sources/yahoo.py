@@ -155,7 +155,7 @@ class YahooSource:
             results = chart.get("result") or [{}]
             try:
                 return _Chart.read(results[0], server_time_ms(answer.headers))
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
                 raise TransientError(
                     f"{where}: the chart lacks what every chart has ({type(problem).__name__}: {problem}); fetch again"
                 ) from None
