@@ -32,6 +32,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _NEWEST_SEGMENTS = 16
 _STEPS = 2
+_SAME_IN_EVERY_FOLD = ("persistence", "momentum")
 
 
 def training_noise(subject: Subject) -> Iterator[Check]:
@@ -97,6 +98,9 @@ def walk_forward_noise(subject: Subject) -> Iterator[Check]:
     folds = [Boundaries.read(fold) for fold in subject.run.manifest.get("folds", [])]
     if len(folds) < 2:
         yield Check(name, tried, "skipped", "the run is no walk-forward of several folds")
+        return
+    if subject.experiment.model.family in _SAME_IN_EVERY_FOLD:
+        yield Check(name, tried, "skipped", f"{subject.experiment.model.family} learns nothing, whatever fold it is of")
         return
     experiment = with_bars_of(subject.run, subject.experiment)
     tables = stored_tables(experiment.data, subject.data_dir)

@@ -82,6 +82,12 @@ def test_folds_that_learn_from_no_bar_that_another_forecasts_can_leak_none(tmp_p
     assert "no fold learns" in check.reason
 
 
+@pytest.mark.parametrize("family", ["persistence", "momentum"])
+def test_folds_of_a_family_that_learns_nothing_can_leak_none(family: str, tmp_path: Path) -> None:
+    subject = subjects.trained_subject(tmp_path, subjects.WALK_FORWARD | {"model": {"family": family, "context_bars": 8}})
+    assert [check.outcome for check in walk_forward_noise(subject)] == ["skipped"]
+
+
 def test_a_mutant_that_no_attack_notices_fails_verify(
     subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
