@@ -84,7 +84,9 @@ def test_folds_that_learn_from_no_bar_that_another_forecasts_can_leak_none(tmp_p
 
 @pytest.mark.parametrize("family", ["persistence", "momentum"])
 def test_folds_of_a_family_that_learns_nothing_can_leak_none(family: str, tmp_path: Path) -> None:
-    subject = subjects.trained_subject(tmp_path, subjects.WALK_FORWARD | {"model": {"family": family, "context_bars": 8}})
+    subject = subjects.trained_subject(
+        tmp_path, subjects.WALK_FORWARD | {"model": {"family": family, "context_bars": 8}}
+    )
     assert [check.outcome for check in walk_forward_noise(subject)] == ["skipped"]
 
 
