@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashtrader.cli import fetch_check
 from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, milliseconds, say, show
 from flashtrader.cli.fetch_books import BookOptions, fetch_books
 from flashtrader.cli.fetch_funding import fetch_funding
@@ -44,7 +45,11 @@ class Category(StrEnum):
 
 
 def fetch(
-    symbols: Annotated[str, typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.")],
+    context: typer.Context,
+    symbols: Annotated[
+        str | None,
+        typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.", show_default=False),
+    ] = None,
     source: Annotated[
         SourceChoice, typer.Option("--source", help="Where from: bybit, yahoo, file or simulated.", metavar="<name>")
     ] = SourceChoice.BYBIT,
@@ -99,6 +104,13 @@ def fetch(
         typer.Option("--every", help="Order book: the last snapshot of every 100ms, 1s; else all.", show_default=False),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Order book: one snapshot, by HTTP.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read and check what is stored: all, or of these --symbols, --source, --kind."),
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="After --check: set damaged files aside and fetch their time again.")
+    ] = False,
     data_dir: DataDir = Path("data"),
     runs_dir: UnusedDir = Path("runs"),  # noqa: ARG001
     as_json: AsJson = False,
@@ -111,9 +123,22 @@ def fetch(
     from flashtrader.market.sources.opening import open_source
     from flashtrader.market.store import Series, Store
 
-    names = [name.strip() for name in symbols.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"--symbols {symbols}: name each market once, separated by commas")
+    names = [name.strip() for name in (symbols or "").split(",") if name.strip()]
+    if (not names and not (check and symbols is None)) or len(set(names)) < len(names):
+        raise ConfigError(f"--symbols{f' {symbols}' if symbols else ''}: name each market once, separated by commas")
+    if check:
+        origins = {name: context.get_parameter_source(name) for name in context.params}
+        given = {name for name, origin in origins.items() if origin and origin.name != "DEFAULT"}
+        refused = [name for name in context.params if name in given - fetch_check.OPTIONS]
+        if refused:
+            raise ConfigError(f"--{refused[0].replace('_', '-')} does not go with --check")
+        wanted = fetch_check.Wanted(
+            names, source.value if "source" in given else None, kind.value if "kind" in given else None, interval
+        )
+        fetch_check.check_histories(data_dir, wanted, repair, path, base_url, as_json)
+        return
+    if repair:
+        raise ConfigError("--repair goes with --check")
     data = DataConfig(symbols=tuple(names), source=source.value, category=category.value, noise_only=noise_only)
     book_options = BookOptions(levels, duration, every, once)
     if kind is Kind.ORDERBOOK:

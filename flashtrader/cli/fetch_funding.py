@@ -8,7 +8,7 @@ from flashtrader.cli.console import Table, say, show
 
 if TYPE_CHECKING:
     from flashtrader.config import DataConfig
-    from flashtrader.market.fetch_funding import FundingReport, FundingSource
+    from flashtrader.market.fetch_funding import FundingReport
 
 
 def fetch_funding(
@@ -22,8 +22,9 @@ def fetch_funding(
     """Store the funding of Bybit's perpetuals, or that of a file."""
     from flashtrader.market import fetch_funding as market
     from flashtrader.market.funding_store import FundingStore
+    from flashtrader.market.sources.opening import open_funding
 
-    source, store = _source(data, path, base_url), FundingStore(data_dir)
+    source, store = open_funding(data, path, base_url), FundingStore(data_dir)
     try:
         reports = market.fetch_funding(source, store, data.symbols, *span_ms)
     except KeyboardInterrupt:
@@ -37,30 +38,6 @@ def fetch_funding(
         say(f"error: {failure}")
     if failures:
         sys.exit(1)
-
-
-def _source(data: "DataConfig", path: Path | None, base_url: str | None) -> "FundingSource":
-    from flashtrader.errors import ConfigError
-
-    if data.category == "spot":
-        raise ConfigError("--kind funding is of perpetuals; --category spot has none")
-    match data.source:
-        case "bybit" if path is None:
-            from flashtrader.market.sources.bybit_funding import BybitFunding
-
-            return BybitFunding(base_url)
-        case "file" if base_url is None:
-            from flashtrader.market.sources.funding_files import FundingFile
-
-            if path is None:
-                raise ConfigError("--source file needs --path: one file of settlements")
-            return FundingFile(path)
-        case "bybit":
-            raise ConfigError("--path goes with --source file, not bybit")
-        case "file":
-            raise ConfigError("--base-url goes with --source bybit, not file")
-        case other:
-            raise ConfigError(f"--kind funding goes with --source bybit or file, not {other}")
 
 
 def _show(reports: "list[FundingReport]", source: str, data_dir: Path, as_json: bool) -> None:

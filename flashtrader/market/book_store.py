@@ -26,7 +26,7 @@ from flashtrader.market.spans import iso_time
 from flashtrader.market.store import check_symbol, stored_source, time_asked
 
 ROWS_PER_PART = 20_000
-_DAMAGED = "delete this file; the time it held is then marked as a gap"
+DAMAGED = "set it aside with `flashtrader fetch --check --repair`; the time it held is then marked as a gap"
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class BookStore:
             raise DataError(f"{directory}: nothing of {series}; get it with `{series.fetch_command}`")
         start_ms = ledger.runs[0].first_ms if start_ms is None else start_ms
         end_ms = ledger.runs[-1].last_ms + 1 if end_ms is None else end_ms
-        extents = {path: first_and_last(path, "timestamp", _DAMAGED) for path in self._parts(series)}
+        extents = {path: first_and_last(path, "timestamp", DAMAGED) for path in self.parts(series)}
         parts = [
-            read_part(path, _DAMAGED) for path, (first, last) in extents.items() if first < end_ms and start_ms <= last
+            read_part(path, DAMAGED) for path, (first, last) in extents.items() if first < end_ms and start_ms <= last
         ]
         # A part that fills a gap begins within the time of another.
         books = pd.concat(parts).sort_values("timestamp", kind="stable") if parts else pd.DataFrame({"timestamp": []})
@@ -130,14 +130,14 @@ class BookStore:
 
     def ledger(self, series: BookSeries) -> BookLedger:
         """Return the ledger as the rows are; of a history that isn't there, an empty one."""
-        path, parts = self.directory(series) / "ledger.json", self._parts(series)
-        ledger = _read_ledger(path)
+        path, parts = self.directory(series) / "ledger.json", self.parts(series)
+        ledger = read_book_ledger(path)
         gone = sorted(set(ledger.parts) - {part.name for part in parts})
         if ledger.examined and not gone and len(parts) == len(ledger.parts):
             return ledger
         if not parts:
             return BookLedger()
-        columns = [read_part(part, _DAMAGED, ["timestamp", "gap_before"]) for part in parts]
+        columns = [read_part(part, DAMAGED, ["timestamp", "gap_before"]) for part in parts]
         rows = pd.concat(columns).sort_values("timestamp", kind="stable", ignore_index=True)
         timestamps = rows["timestamp"].to_numpy()
         known = [run.first_ms for run in ledger.runs]
@@ -161,22 +161,30 @@ class BookStore:
 
     def _write_rows(self, series: BookSeries, new: Books, *, at_end: bool) -> None:
         """Fill the newest part, then begin others."""
-        directory, parts = self.directory(series), self._parts(series)
+        directory, parts = self.directory(series), self.parts(series)
         room = 0
         if at_end and parts:
-            stored = read_part(parts[-1], _DAMAGED)
+            stored = read_part(parts[-1], DAMAGED)
             room = max(0, ROWS_PER_PART - len(stored))
             if room:
                 write_part(parts[-1], pd.concat([stored, new.iloc[:room]], ignore_index=True))
         for start in range(room, len(new), ROWS_PER_PART):
             part = new.iloc[start : start + ROWS_PER_PART]
-            write_part(directory / _part_name(int(part["timestamp"].iloc[0])), part)
+            write_part(directory / part_name(int(part["timestamp"].iloc[0])), part)
 
-    def _parts(self, series: BookSeries) -> list[Path]:
+    def examine(self, series: BookSeries) -> BookLedger:
+        """Write down the runs as the rows now are, and return the ledger."""
+        with writing(self.directory(series)):
+            ledger = replace(self.ledger(series), examined=True)
+            self._write_ledger(series, ledger)
+        return ledger
+
+    def parts(self, series: BookSeries) -> list[Path]:
+        """Return the part files, in order of their first snapshots."""
         return sorted(self.directory(series).glob("books-*.parquet"), key=lambda path: _part_time(path.name))
 
     def _write_ledger(self, series: BookSeries, ledger: BookLedger) -> None:
-        names = tuple(path.name for path in self._parts(series))
+        names = tuple(path.name for path in self.parts(series))
         write_json(self.directory(series) / "ledger.json", replace(ledger, parts=names).to_json())
 
 
@@ -203,7 +211,8 @@ def _joined(runs: tuple[Run, ...], new: Books, breaks: Mapping[int, Break]) -> t
     return tuple(sorted((*runs, *added), key=lambda run: run.first_ms))
 
 
-def _part_name(timestamp: int) -> str:
+def part_name(timestamp: int) -> str:
+    """Return the name of the part whose first snapshot is of this time."""
     return f"books-{re.sub('[-:.]', '', iso_time(timestamp, 'ms'))}.parquet"
 
 
@@ -216,13 +225,14 @@ def _part_time(name: str) -> int:
     return int(time.astype(np.int64))
 
 
-def _read_ledger(path: Path) -> BookLedger:
+def read_book_ledger(path: Path) -> BookLedger:
+    """Return a ledger as it was written; without a file one not examined. Raises DataError for a damaged one."""
     if not path.exists():
         return BookLedger(examined=False)
-    advice = "delete this file: it is made anew from the rows, without the reasons of gaps"
+    advice = "set it aside with `flashtrader fetch --check --repair`: it is made anew, without the reasons of gaps"
     try:
         return BookLedger.from_json(read_json(path))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a ledger ({error!r}); {advice}") from None
     except DataError as error:
         raise DataError(f"{error}; {advice}") from None

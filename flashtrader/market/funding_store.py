@@ -19,7 +19,7 @@ from flashtrader.market.parts import read_part, write_part, writing
 from flashtrader.market.spans import Span, from_iso, iso_time, union
 from flashtrader.market.store import check_symbol, stored_source
 
-_DAMAGED = "delete its directory and fetch again"
+DAMAGED = "set it aside and fetch again with `flashtrader fetch --check --repair`"
 
 
 class FundingStore:
@@ -37,10 +37,10 @@ class FundingStore:
         """Return what is stored, maybe nothing. Raises DataError where it is damaged."""
         directory = self.directory(source, symbol)
         path = directory / "funding.parquet"
-        settlements = validate_settlements(read_part(path, _DAMAGED), str(path)) if path.exists() else no_settlements()
+        settlements = validate_settlements(read_part(path, DAMAGED), str(path)) if path.exists() else no_settlements()
         path_option = " --path FILE" if source == "file" else ""
         command = f"flashtrader fetch --kind funding --source {source}{path_option} --symbols {symbol}"
-        answered = _read_answered(directory / "ledger.json") if path.exists() else ()
+        answered = read_answered(directory / "ledger.json") if path.exists() else ()
         return FundingHistory(settlements, answered, str(directory), command)
 
     def append(self, source: str, symbol: str, settlements: Settlements, answered: Span) -> int:
@@ -91,10 +91,13 @@ def _write_answered(path: Path, answered: Iterable[Span]) -> None:
     write_json(path, {"answered": spans})
 
 
-def _read_answered(path: Path) -> tuple[Span, ...]:
+def read_answered(path: Path) -> tuple[Span, ...]:
+    """Return the time of which every settlement is there; without a file none. Raises DataError when it is damaged."""
     if not path.exists():
         return ()
     try:
         return tuple(Span(from_iso(span["start"]), from_iso(span["end"])) for span in read_json(path)["answered"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger ({error!r}); {_DAMAGED}") from None
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a ledger ({error!r}); {DAMAGED}") from None
+    except DataError as error:
+        raise DataError(f"{error}; {DAMAGED}") from None

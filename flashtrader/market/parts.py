@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +70,13 @@ def read_part(path: Path, advice: str, columns: Sequence[str] | None = None) -> 
 def has_checksum(path: Path) -> bool:
     """Tell whether a whole part says what its bytes should be."""
     return _checksum(path.read_bytes()) is not None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that no reader takes it, within `writing`; return its new path."""
+    aside = next(aside for number in count() if not (aside := path.with_name(f"{path.name}.damaged-{number}")).exists())
+    path.rename(aside)
+    return aside
 
 
 def first_and_last(path: Path, column: str, advice: str) -> tuple[int, int]:

@@ -32,7 +32,8 @@ from flashtrader.market.spans import Span, iso_time
 __all__ = ["Series", "Span", "Store", "load_bars", "stored_source"]
 
 BARS_PER_PART = 20_000
-_PROFILE = "profile.npz"
+PROFILE = "profile.npz"
+_DAMAGED = "set it aside and fetch its bars again with `flashtrader fetch --check --repair`"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Store:
             numbers = series.interval.index(timestamps) // BARS_PER_PART
             cuts = np.flatnonzero(np.diff(numbers)) + 1
             parts = np.split(np.arange(len(bars)), cuts) if len(bars) else []
-            names = [_part_name(int(timestamps[rows[0]]), series.interval) for rows in parts]
+            names = [part_name(int(timestamps[rows[0]]), series.interval) for rows in parts]
             ledger = self.recorded(series).with_change(names)
             self._write_ledger(series, ledger)
             added = sum(self._merge(directory, bars.iloc[rows], series.interval) for rows in parts)
@@ -118,7 +119,7 @@ class Store:
         with writing(self.directory(series)):
             recorded = self.recorded(series)
             profile = self._profile(series, recorded)
-            profile.write(self.directory(series) / _PROFILE)
+            profile.write(self.directory(series) / PROFILE)
             ledger = self._examined(series, recorded, profile)
             self._write_ledger(series, ledger)
         return ledger
@@ -126,9 +127,9 @@ class Store:
     def recorded(self, series: Series) -> Ledger:
         """Return the ledger as last written, perhaps not examined; the time of a part that is gone is not answered."""
         directory = self.directory(series)
-        ledger = _read_ledger(directory / "ledger.json")
-        gone = set(ledger.parts) - {path.name for path in _parts(directory)}
-        return ledger.without([_part_span(directory / name, series.interval) for name in gone]) if gone else ledger
+        ledger = read_ledger(directory / "ledger.json")
+        gone = set(ledger.parts) - {path.name for path in part_paths(directory)}
+        return ledger.without([part_span(directory / name, series.interval) for name in gone]) if gone else ledger
 
     def ledger(self, series: Series) -> Ledger:
         """Return the ledger, examined; of a history that isn't there, an empty one."""
@@ -137,14 +138,14 @@ class Store:
 
     def beside(self, series: Series, time_ms: int, num_bars: int) -> tuple[Bars, Bars]:
         """Return the last stored bars that open before a time, and the first from it on: `num_bars` each if there."""
-        paths = _parts(self.directory(series))
-        after = [path for path in paths if time_ms < _part_span(path, series.interval).end_ms]
-        before = [path for path in paths if _part_span(path, series.interval).start_ms < time_ms]
+        paths = part_paths(self.directory(series))
+        after = [path for path in paths if time_ms < part_span(path, series.interval).end_ms]
+        before = [path for path in paths if part_span(path, series.interval).start_ms < time_ms]
 
         def nearest(paths: Sequence[Path], side: Callable[[Bars], Bars]) -> Bars:
             bars = no_bars()
             for path in paths:
-                bars = side(pd.concat([bars, _read_part(path, series.interval)]).sort_values("timestamp"))
+                bars = side(pd.concat([bars, read_bars(path, series.interval)]).sort_values("timestamp"))
                 if len(bars) == num_bars:
                     break
             return bars
@@ -157,13 +158,13 @@ class Store:
     def _profile(self, series: Series, ledger: Ledger) -> Profile:
         """Return the profile of the bars as they are; only the parts that changed since it was written are read."""
         directory, interval = self.directory(series), series.interval
-        written, known = Profile.read(directory / _PROFILE), set(ledger.parts) - set(ledger.changed)
+        written, known = Profile.read(directory / PROFILE), set(ledger.parts) - set(ledger.changed)
         pieces = []
-        for path in _parts(directory):
-            span = _part_span(path, interval)
+        for path in part_paths(directory):
+            span = part_span(path, interval)
             piece = written.between(*interval.index(np.array([span.start_ms, span.end_ms])).tolist())
             stale = path.name not in known or not len(piece.index)
-            pieces.append(Profile.of(_read_part(path, interval), interval) if stale else piece)
+            pieces.append(Profile.of(read_bars(path, interval), interval) if stale else piece)
         return Profile.joined(pieces)
 
     def _examined(self, series: Series, ledger: Ledger, profile: Profile) -> Ledger:
@@ -174,16 +175,16 @@ class Store:
         for path in sorted((self.data_dir / series.source).glob(f"*/{series.interval.code}/ledger.json")):
             symbol = path.parents[1].name
             if symbol != series.symbol:
-                gaps = _read_ledger(path).gaps
+                gaps = read_ledger(path).gaps
                 outages[symbol] = [gap.span for gap in gaps if gap.reason == "outage"]
         return outages
 
     def _bars(self, series: Series, start_ms: int | None = None, end_ms: int | None = None) -> Bars:
         parts = []
-        for path in _parts(self.directory(series)):
-            span = _part_span(path, series.interval)
+        for path in part_paths(self.directory(series)):
+            span = part_span(path, series.interval)
             if (end_ms is None or span.start_ms < end_ms) and (start_ms is None or start_ms < span.end_ms):
-                parts.append(_read_part(path, series.interval))
+                parts.append(read_bars(path, series.interval))
         if not parts:
             return no_bars()
         bars = pd.concat(parts, ignore_index=True)
@@ -194,8 +195,8 @@ class Store:
 
     def _merge(self, directory: Path, bars: Bars, interval: Interval) -> int:
         """Add to one part those of its bars that it lacks; return how many."""
-        path = directory / _part_name(int(bars["timestamp"].iloc[0]), interval)
-        stored = _read_part(path, interval) if path.exists() else no_bars()
+        path = directory / part_name(int(bars["timestamp"].iloc[0]), interval)
+        stored = read_bars(path, interval) if path.exists() else no_bars()
         new = bars[~np.isin(bars["timestamp"].to_numpy(), stored["timestamp"].to_numpy())]
         if len(new):
             merged = pd.concat([stored, new]) if len(stored) else new
@@ -204,7 +205,7 @@ class Store:
 
     def _write_ledger(self, series: Series, ledger: Ledger) -> None:
         directory = self.directory(series)
-        names = tuple(path.name for path in _parts(directory))
+        names = tuple(path.name for path in part_paths(directory))
         write_json(directory / "ledger.json", replace(ledger, parts=names).to_json())
 
 
@@ -237,43 +238,49 @@ def _milliseconds(time: datetime) -> int:
     return round(time.timestamp() * 1_000)
 
 
-def _parts(directory: Path) -> list[Path]:
+def part_paths(directory: Path) -> list[Path]:
+    """Return the parts of a history, in order of time."""
     return sorted(directory.glob("bars-*.parquet"))
 
 
-def _part_name(timestamp: int, interval: Interval) -> str:
+def part_name(timestamp: int, interval: Interval) -> str:
+    """Return the name of the part that holds a bar."""
     number = interval.index(np.array([timestamp])) // BARS_PER_PART
     opening = np.datetime64(int(interval.opening(number * BARS_PER_PART)[0]), "ms")
     return f"bars-{np.datetime_as_string(opening, unit='m').replace('-', '').replace(':', '')}Z.parquet"
 
 
-def _part_span(path: Path, interval: Interval) -> Span:
+def part_span(path: Path, interval: Interval) -> Span:
+    """Return the time that a part holds. Raises DataError for a file that is not named as a part is."""
     match = re.fullmatch(r"bars-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)Z\.parquet", path.name)
-    if match is None:
-        raise DataError(f"{path}: not named as a part of a history is; move it elsewhere")
-    year, month, day, hour, minute = match.groups()
-    start = np.array([f"{year}-{month}-{day}T{hour}:{minute}"], dtype="datetime64[ms]").astype(np.int64)
+    try:
+        year, month, day, hour, minute = match.groups() if match else ()
+        start = np.array([f"{year}-{month}-{day}T{hour}:{minute}"], dtype="datetime64[ms]").astype(np.int64)
+    except ValueError:
+        raise DataError(f"{path}: not named as a part of a history is; move it elsewhere") from None
     end = interval.opening(interval.index(start) + BARS_PER_PART)
     return Span(int(start[0]), int(end[0]))
 
 
-def _read_part(path: Path, interval: Interval) -> Bars:
-    span = _part_span(path, interval)
-    table = read_part(path, "delete this file and fetch again, which asks for its bars alone")
+def read_bars(path: Path, interval: Interval) -> Bars:
+    """Return the bars of one part, validated. Raises DataError when it is damaged."""
+    span = part_span(path, interval)
+    table = read_part(path, _DAMAGED)
     bars = validate_bars(table, interval, str(path))
     timestamps = bars["timestamp"]
     if len(bars) and not (span.start_ms <= timestamps.iloc[0] and timestamps.iloc[-1] < span.end_ms):
-        raise DataError(f"{path}: holds bars outside {span}; delete this file and fetch again")
+        raise DataError(f"{path}: holds bars outside {span}; {_DAMAGED}")
     return bars
 
 
-def _read_ledger(path: Path) -> Ledger:
+def read_ledger(path: Path) -> Ledger:
+    """Return a ledger as it was written; without a file an empty one. Raises DataError when it is damaged."""
     if not path.exists():
         return Ledger()
-    advice = "delete this file and fetch again, which keeps the stored bars"
+    advice = "set it aside with `flashtrader fetch --check --repair`, which keeps the stored bars"
     try:
         return Ledger.from_json(read_json(path))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a ledger ({error!r}); {advice}") from None
     except DataError as error:
         raise DataError(f"{error}; {advice}") from None

@@ -11,6 +11,7 @@ take faults: functions from the right reply to a wrong one.
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -168,8 +169,7 @@ class LocalServer:
         return int((np.searchsorted(arrived, arrived + seconds) - np.arange(len(arrived))).max(initial=0))
 
     def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         return self
@@ -334,6 +334,15 @@ def _decimal(number: float) -> str:
     """Return the shortest decimal text of a number, without an exponent, as the exchange writes it."""
     text = repr(number).removesuffix(".0")
     return np.format_float_positional(number, trim="-") if "e" in text else text
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone, killed perhaps."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:

@@ -81,7 +81,7 @@ def test_the_history_is_the_servers_row_for_row(history, limiter):
 
 def test_several_pages_are_in_flight_under_one_limit(monkeypatch, history):
     monkeypatch.setattr(bybit, "PAGE_BARS", 50)
-    with ExchangeServer({"BTCUSDT": history}, latency_s=0.02) as server:
+    with ExchangeServer({"BTCUSDT": history}, latency_s=0.08) as server:
         pages = whole_history(source_of(server, RateLimiter(15, 0.25)))
         pd.testing.assert_frame_equal(joined(pages), history.iloc[:-1])
         assert 2 < server.max_in_flight <= bybit.IN_FLIGHT

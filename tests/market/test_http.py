@@ -54,7 +54,7 @@ def test_no_window_of_the_server_holds_more_than_the_limit(requests, flights):
 def test_threads_share_one_limit_as_the_server_sees_it():
     limiter = RateLimiter(10, 0.25)
     with ReplayServer(GOOD) as server, ThreadPoolExecutor(8) as pool:
-        server.latency_s = 0.005
+        server.latency_s = 0.1
         client = HttpClient(server.url, limiter, REFUSAL)
         began = time.monotonic()
         answers = list(pool.map(lambda _: ask(client), range(35)))
@@ -75,7 +75,7 @@ def test_processes_that_are_killed_one_after_another_send_no_more_than_one_that_
                 arrived.append(fake_time.now)
         fake_time.now += 0.02  # the next one has to start
     busiest = max(sum(first <= time < first + 5.0 for time in arrived) for first in arrived)
-    assert 590 <= busiest <= 601
+    assert 590 <= busiest <= 600
 
 
 def test_a_pause_holds_everybody_up(fake_time):

@@ -123,7 +123,10 @@ def test_a_damaged_part_is_named_and_once_deleted_asked_for_again(store: Store, 
     part = parts(store)[2]
     part.write_bytes(part.read_bytes()[:kept_bytes])
     for use in (lambda: store.read(BTC), lambda: put(store, 0, 100), lambda: store.examine(BTC)):
-        with pytest.raises(DataError, match=f"{part.name}: damaged .*delete this file and fetch again"):
+        with pytest.raises(
+            DataError,
+            match=f"{part.name}: damaged .*set it aside .* with `flashtrader fetch --check --repair`",
+        ):
             use()
     part.unlink()
     assert len(store.recorded(BTC).answered) == 2
@@ -146,7 +149,7 @@ def test_a_damaged_ledger_costs_no_bars(store: Store, text: str) -> None:
     put(store, 0, 20)
     path = store.directory(BTC) / "ledger.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"ledger\.json: .*delete this file and fetch again"):
+    with pytest.raises(DataError, match=r"ledger\.json: .*set it aside with `flashtrader fetch --check --repair`"):
         store.ledger(BTC)
     path.unlink()
     assert store.ledger(BTC).answered == ()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError
+from flashtrader.market.fetch_funding import FundingSource
 from flashtrader.market.sources import Source
 
 
@@ -40,3 +41,26 @@ def open_source(data: DataConfig, path: Path | None = None, base_url: str | None
             from flashtrader.market.sources.simulated import SimulatedSource
 
             return SimulatedSource(noise_only=data.noise_only)
+
+
+def open_funding(data: DataConfig, path: Path | None = None, base_url: str | None = None) -> FundingSource:
+    """Return where the funding of `data` comes from. Raises ConfigError for what does not belong to the source."""
+    if data.category == "spot":
+        raise ConfigError("--kind funding is of perpetuals; --category spot has none")
+    match data.source:
+        case "bybit" if path is None:
+            from flashtrader.market.sources.bybit_funding import BybitFunding
+
+            return BybitFunding(base_url)
+        case "file" if base_url is None:
+            from flashtrader.market.sources.funding_files import FundingFile
+
+            if path is None:
+                raise ConfigError("--source file needs --path: one file of settlements")
+            return FundingFile(path)
+        case "bybit":
+            raise ConfigError("--path goes with --source file, not bybit")
+        case "file":
+            raise ConfigError("--base-url goes with --source bybit, not file")
+        case other:
+            raise ConfigError(f"--kind funding goes with --source bybit or file, not {other}")

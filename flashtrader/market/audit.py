@@ -1,0 +1,213 @@
+"""Whether what is stored is what was written: every file is read, checked, and compared with the ledger beside it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from flashtrader.errors import DataError
+from flashtrader.interval import Interval, IntervalCode
+from flashtrader.market import book_store, funding_store
+from flashtrader.market.book_ledger import find_runs
+from flashtrader.market.book_store import BookSeries, BookStore, read_book_ledger
+from flashtrader.market.books import num_levels, validate_books
+from flashtrader.market.funding import validate_settlements
+from flashtrader.market.funding_store import FundingStore, read_answered
+from flashtrader.market.ledger import Ledger
+from flashtrader.market.parts import has_checksum, read_part
+from flashtrader.market.profile import Profile
+from flashtrader.market.spans import Span, iso_time
+from flashtrader.market.store import PROFILE, Series, Store, part_name, part_paths, part_span, read_bars, read_ledger
+
+Remedy = Literal[
+    "fetch",  # set it aside, and ask the source again for what it held
+    "set aside",
+    "seal",  # write it again, with a checksum
+    "examine",  # write the ledger anew from what is stored
+]
+
+
+@dataclass(frozen=True)
+class FundingSeries:
+    """The stored funding of one market."""
+
+    source: str
+    symbol: str
+
+    def __str__(self) -> str:
+        return f"funding of {self.symbol} from {self.source}"
+
+
+History = Series | BookSeries | FundingSeries
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with one file."""
+
+    path: Path
+    problem: str
+    """One line, which begins with the file."""
+    remedy: Remedy
+    span: Span | None = None
+    """The time that it held, where that is known."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found of one history."""
+
+    history: History
+    parts: int
+    rows: int
+    """In the parts that are whole."""
+    findings: tuple[Finding, ...]
+
+
+def stored_histories(data_dir: Path) -> Iterator[History]:
+    """Yield everything that is stored below a data directory."""
+    for directory in sorted(data_dir.glob("*/*/*/")):
+        source, symbol, name = directory.parts[-3:]
+        if not any(directory.glob("*.parquet")) and not (directory / "ledger.json").exists():
+            continue
+        if name == "funding":
+            yield FundingSeries(source, symbol)
+        elif name in get_args(IntervalCode):
+            yield Series(source, symbol, Interval.parse(name))
+        elif name.startswith("book-") and name.removeprefix("book-").isdecimal():
+            yield BookSeries(source, symbol, int(name.removeprefix("book-")))
+
+
+def audit(data_dir: Path, history: History) -> Audit:
+    """Read and check all of a history: checksums, columns, order, grid, values, overlaps, and what the ledger says.
+
+    Nothing is written, and no lock is taken. A fetch that was killed leaves a ledger that is not examined and a part
+    that it does not know: that is no damage, and the next fetch goes on from there.
+    """
+    if isinstance(history, Series):
+        return _audit_bars(Store(data_dir), history)
+    if isinstance(history, BookSeries):
+        return _audit_books(BookStore(data_dir), history)
+    return _audit_funding(FundingStore(data_dir), history)
+
+
+def _audit_bars(store: Store, series: Series) -> Audit:
+    directory, interval = store.directory(series), series.interval
+    path, paths = directory / "ledger.json", part_paths(directory)
+    findings: list[Finding] = []
+    profiles = []
+    for part in paths:
+        try:
+            span = part_span(part, interval)
+        except DataError as error:
+            findings.append(Finding(part, str(error), "set aside"))
+            continue
+        if part.name != part_name(span.start_ms, interval):
+            problem = f"{part}: overlaps another part: none begins at {iso_time(span.start_ms)}"
+            findings.append(Finding(part, problem, "set aside"))
+            continue
+        try:
+            profiles.append(Profile.of(read_bars(part, interval), interval))
+        except DataError as error:
+            findings.append(Finding(part, str(error), "fetch", span))
+            continue
+        findings += _unsealed(part)
+    profile = Profile.joined(profiles)
+    try:
+        ledger = read_ledger(path)
+        if not path.exists():
+            findings.append(Finding(path, f"{path}: is gone, and with it what the source has answered", "fetch"))
+        for name in set(ledger.parts) - {part.name for part in paths}:
+            part = directory / name
+            findings.append(Finding(part, f"{part}: is gone", "fetch", part_span(part, interval)))
+        if not findings and ledger.examined:
+            wrong = _disagreements(ledger, profile, series, path, Profile.read(directory / PROFILE))
+            # Else a writer has been at work since the parts were read.
+            findings += wrong if read_ledger(path) == ledger else []
+    except DataError as error:
+        findings.append(Finding(path, str(error), "fetch"))
+    return Audit(series, len(paths), len(profile.index), tuple(findings))
+
+
+def _disagreements(ledger: Ledger, profile: Profile, series: Series, path: Path, kept: Profile) -> list[Finding]:
+    """Return what an examined ledger, or the kept profile, says that the bars don't."""
+    true = ledger.examine(profile, series.interval, series.source, {})
+
+    def said(ledger: Ledger) -> dict[str, object]:
+        gaps = [(gap.start_ms, gap.end_ms) for gap in ledger.gaps]
+        return {"rows": ledger.rows, "first bar": ledger.first_ms, "last bar": ledger.last_ms, "gaps": gaps}
+
+    wrong = [what for what, value in said(ledger).items() if value != said(true)[what]]
+    problem = f"{path}: its {', '.join(wrong)} are not those of the bars"
+    findings = [Finding(path, problem, "examine")] if wrong else []
+    columns = ((kept.index, profile.index), (kept.flat, profile.flat), (kept.traded, profile.traded))
+    if not all(np.array_equal(*pair) for pair in columns):
+        kept_at = path.with_name(PROFILE)
+        findings.append(Finding(kept_at, f"{kept_at}: is not the profile of the bars", "examine"))
+    return findings
+
+
+def _audit_books(store: BookStore, series: BookSeries) -> Audit:
+    path = store.directory(series) / "ledger.json"
+    findings: list[Finding] = []
+    stored = pd.DataFrame({"timestamp": np.empty(0, np.int64), "gap_before": np.empty(0, bool)})
+    paths = sorted(store.directory(series).glob("books-*.parquet"))
+    for part in paths:
+        try:
+            books = validate_books(read_part(part, book_store.DAMAGED), str(part))
+            timestamps = books["timestamp"]
+            if num_levels(books) != series.levels:
+                raise DataError(f"{part}: holds {num_levels(books)} levels; {book_store.DAMAGED}")
+            if part.name != book_store.part_name(int(timestamps.iloc[0])):
+                raise DataError(f"{part}: is not named after its first snapshot; {book_store.DAMAGED}")
+            twice = timestamps[timestamps.isin(stored["timestamp"])]
+            if len(twice):
+                at = iso_time(int(twice.iloc[0]), "ms")
+                raise DataError(f"{part}: overlaps another part from {at} on; {book_store.DAMAGED}")
+        except DataError as error:
+            findings.append(Finding(part, str(error), "set aside"))
+            continue
+        findings += _unsealed(part)
+        stored = pd.concat([stored, books[["timestamp", "gap_before"]]])
+    try:
+        ledger = read_book_ledger(path)
+        gone = [path.parent / name for name in ledger.parts if not (path.parent / name).exists()]
+        findings += [Finding(part, f"{part}: is gone", "examine") for part in gone]
+        if not findings and ledger.examined:
+            stored = stored.sort_values("timestamp")
+            begins = stored["gap_before"] | stored["timestamp"].isin([run.first_ms for run in ledger.runs])
+            runs = find_runs(stored.assign(gap_before=begins), {})
+            extents = [[(run.first_ms, run.last_ms, run.rows) for run in some] for some in (runs, ledger.runs)]
+            if extents[0] != extents[1] and read_book_ledger(path) == ledger:
+                findings.append(Finding(path, f"{path}: its runs are not those of the snapshots", "examine"))
+    except DataError as error:
+        findings.append(Finding(path, str(error), "set aside"))
+    return Audit(series, len(paths), len(stored), tuple(findings))
+
+
+def _audit_funding(store: FundingStore, series: FundingSeries) -> Audit:
+    directory = store.directory(series.source, series.symbol)
+    part, path = directory / "funding.parquet", directory / "ledger.json"
+    findings: list[Finding] = []
+    span, rows = None, 0
+    try:
+        answered = read_answered(path)
+        span = Span(answered[0].start_ms, answered[-1].end_ms) if answered else None
+    except DataError as error:
+        findings.append(Finding(path, str(error), "fetch"))
+    try:
+        if not part.exists():
+            raise DataError(f"{part}: is gone")
+        rows = len(validate_settlements(read_part(part, funding_store.DAMAGED), str(part)))
+        findings += _unsealed(part)
+    except DataError as error:
+        findings.append(Finding(part, str(error), "fetch", span))
+    return Audit(series, 1, rows, tuple(findings))
+
+
+def _unsealed(part: Path) -> list[Finding]:
+    problem = f"{part}: has no checksum, so that damage would not be seen"
+    return [] if has_checksum(part) else [Finding(part, problem, "seal")]

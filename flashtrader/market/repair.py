@@ -1,0 +1,106 @@
+"""What an audit found, put right: a damaged file is set aside, never deleted, and its time is fetched again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashtrader.config import DataConfig
+from flashtrader.errors import DataError, FlashtraderError
+from flashtrader.market.audit import Audit, Finding, FundingSeries, History, audit
+from flashtrader.market.book_store import BookSeries, BookStore
+from flashtrader.market.fetch import fetch
+from flashtrader.market.fetch_funding import fetch_funding
+from flashtrader.market.funding_store import FundingStore
+from flashtrader.market.parts import read_part, set_aside, write_part, writing
+from flashtrader.market.sources.opening import open_funding, open_source
+from flashtrader.market.spans import Span
+from flashtrader.market.store import PROFILE, Series, Store
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was done about the findings of one audit."""
+
+    set_aside: tuple[Path, ...]
+    """Where the damaged files are now."""
+    fetched: int
+    """Rows that came again from the source."""
+    left: tuple[str, ...]
+    """What is still wrong or missing, a line each."""
+
+
+def repair(data_dir: Path, found: Audit, path: Path | None = None, base_url: str | None = None) -> Repair:
+    """Put right what an audit found. A source that doesn't deliver leaves a hole, which the next fetch asks for again.
+
+    path: where bars or funding from files come from. base_url: another host than the exchange's own. Order books can't
+    be fetched again: the time of a part that is set aside becomes a gap.
+    """
+    history = found.history
+    try:
+        moved = _set_right(data_dir, history, found.findings)
+    except DataError as error:
+        return Repair((), 0, (str(error),))
+    wanted = [finding.span for finding in found.findings if finding.remedy == "fetch"]
+    fetched, left = 0, []
+    if None in wanted:
+        wanted = [None]
+    for span in wanted:
+        try:
+            added, failed = _fetch_again(data_dir, history, span, path, base_url)
+            fetched += added
+            left += [failed] if failed else []
+        except FlashtraderError as error:
+            left.append(str(error))
+    left += [finding.problem for finding in audit(data_dir, history).findings]
+    return Repair(tuple(moved), fetched, tuple(left))
+
+
+def _set_right(data_dir: Path, history: History, findings: Sequence[Finding]) -> list[Path]:
+    """Do what needs no source; return the new paths of the files that were set aside."""
+    moved = []
+    with writing(_directory(data_dir, history)):
+        for finding in findings:
+            if finding.remedy == "seal":
+                write_part(finding.path, read_part(finding.path, "check it again"))
+            elif finding.path.name == PROFILE:
+                finding.path.unlink(missing_ok=True)  # made anew from the bars
+            elif finding.remedy != "examine" and finding.path.exists():
+                moved.append(set_aside(finding.path))
+    if isinstance(history, Series):
+        Store(data_dir).examine(history)
+    elif isinstance(history, BookSeries):
+        BookStore(data_dir).examine(history)
+    return moved
+
+
+def _fetch_again(
+    data_dir: Path, history: History, span: Span | None, path: Path | None, base_url: str | None
+) -> tuple[int, str | None]:
+    """Ask the source for `span`, or for all that was stored; return the number of new rows, and what is missing."""
+    name, _, variant = history.source.partition("-")
+    data = DataConfig.model_validate(
+        {
+            "symbols": [history.symbol],
+            "source": name,
+            "category": "spot" if variant == "spot" else "linear",
+            "noise_only": variant == "noise",
+        }
+    )
+    path = path if name == "file" else None
+    base_url = base_url if name in ("bybit", "yahoo") else None
+    bounds = (None, None) if span is None else (span.start_ms, span.end_ms)
+    if isinstance(history, FundingSeries):
+        source = open_funding(data, path, base_url)
+        [report] = fetch_funding(source, FundingStore(data_dir), data.symbols, *bounds)
+        return report.added, report.failed
+    assert isinstance(history, Series)
+    [bars] = fetch(open_source(data, path, base_url), Store(data_dir), data.symbols, history.interval, *bounds)
+    return bars.added, bars.failed
+
+
+def _directory(data_dir: Path, history: History) -> Path:
+    if isinstance(history, Series):
+        return Store(data_dir).directory(history)
+    if isinstance(history, BookSeries):
+        return BookStore(data_dir).directory(history)
+    return FundingStore(data_dir).directory(history.source, history.symbol)

@@ -1,0 +1,274 @@
+"""What is stored is what was written: damage is noticed, named and put right, and nothing whole is called damaged."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from exchange_server import ExchangeServer, random_bars
+from flashtrader.errors import DataError
+from flashtrader.interval import Interval
+from flashtrader.market import parts as parts_module
+from flashtrader.market import store as store_module
+from flashtrader.market.audit import Audit, FundingSeries, audit, stored_histories
+from flashtrader.market.book_store import BookSeries, BookStore
+from flashtrader.market.fetch import fetch
+from flashtrader.market.fetch_funding import fetch_funding
+from flashtrader.market.funding_store import FundingStore
+from flashtrader.market.profile import Profile
+from flashtrader.market.repair import repair
+from flashtrader.market.sources.bybit import BybitSource
+from flashtrader.market.sources.bybit_funding import BybitFunding
+from flashtrader.market.spans import Span
+from flashtrader.market.store import Series, Store
+from test_books import a_book
+
+HOUR = Interval("60")
+BTC = Series("bybit", "BTCUSDT", HOUR)
+FUNDING = FundingSeries("bybit", "BTCUSDT")
+BOOK = BookSeries("bybit", "BTCUSDT", 3)
+BARS = random_bars(101).drop(index=range(40, 43)).reset_index(drop=True)
+CLOSED = BARS.iloc[:-1]
+START_MS = int(BARS["timestamp"].iloc[0])
+SETTLEMENTS = pd.DataFrame({"timestamp": START_MS + 8 * 3_600_000 * np.arange(12), "rate": 1e-4})
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BARS_PER_PART", 16)
+
+
+@pytest.fixture
+def exchange() -> Iterator[ExchangeServer]:
+    with ExchangeServer({"BTCUSDT": BARS}, funding={"BTCUSDT": SETTLEMENTS}) as server:
+        yield server
+
+
+@pytest.fixture
+def data_dir(exchange: ExchangeServer, tmp_path: Path) -> Path:
+    """Bars, funding and books, as they come."""
+    [bars] = fetch(BybitSource(base_url=exchange.url), Store(tmp_path), ["BTCUSDT"], HOUR, START_MS)
+    [funding] = fetch_funding(BybitFunding(exchange.url), FundingStore(tmp_path), ["BTCUSDT"], START_MS)
+    assert (bars.failed, funding.failed) == (None, None)
+    for first, end in ((0, 30), (40, 70)):
+        BookStore(tmp_path).append(BOOK, a_book(100).iloc[first:end])
+    return tmp_path
+
+
+def parts(data_dir: Path) -> list[Path]:
+    return sorted(Store(data_dir).directory(BTC).glob("bars-*.parquet"))
+
+
+def flip(path: Path, place: int = 100) -> bytes:
+    """Change one bit of a file; return what it held."""
+    before = path.read_bytes()
+    damaged = bytearray(before)
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    return before
+
+
+def problems(found: Audit) -> list[str]:
+    assert all(finding.problem.startswith(str(finding.path)) for finding in found.findings)
+    return [finding.problem for finding in found.findings]
+
+
+def test_what_is_whole_is_called_so(data_dir: Path) -> None:
+    histories = list(stored_histories(data_dir))
+    assert set(map(str, histories)) == {str(BTC), str(FUNDING), str(BOOK)}
+    assert {str(history): audit(data_dir, history).rows for history in histories} == {
+        str(BTC): 97,
+        str(FUNDING): 12,
+        str(BOOK): 60,
+    }
+    assert [problems(audit(data_dir, history)) for history in histories] == [[], [], []]
+
+
+@pytest.mark.parametrize("history", [BTC, FUNDING, BOOK], ids=str)
+def test_a_changed_bit_anywhere_is_noticed(data_dir: Path, history: Series | FundingSeries | BookSeries) -> None:
+    directory = data_dir / "bybit" / "BTCUSDT"
+    part = sorted(directory.glob({BTC: "60/bars", FUNDING: "funding/f", BOOK: "book-3/b"}[history] + "*.parquet"))[0]
+    whole = part.read_bytes()
+    rng = random.Random(0)
+    # The metadata, where the checksum itself is, at the end; and some of the rest.
+    places = [*range(len(whole) - 12, len(whole)), *rng.sample(range(len(whole)), 40)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.randrange(8)
+        part.write_bytes(damaged)
+        assert [finding.path for finding in audit(data_dir, history).findings] == [part], place
+    part.write_bytes(whole)
+    assert audit(data_dir, history).findings == ()
+
+
+@pytest.mark.parametrize("survivors", range(12))
+def test_a_kill_between_two_files_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivors: int) -> None:
+    """Stop after each write of an append and of the examination that follows."""
+    store = Store(tmp_path)
+    real, done = parts_module.replacing, 0
+
+    def dies(path: Path):
+        nonlocal done
+        done += 1
+        if done > survivors:
+            raise KeyboardInterrupt
+        return real(path)
+
+    def span(first: int, end: int) -> Span:
+        return Span(int(BARS["timestamp"].iloc[first]), int(BARS["timestamp"].iloc[end]))
+
+    store.append(BTC, BARS.iloc[:30], span(0, 30))
+    store.examine(BTC)
+    with monkeypatch.context() as patch:
+        for place in ("parts", "profile"):
+            patch.setattr(f"flashtrader.market.{place}.replacing", dies)
+        patch.setattr("flashtrader.files.replacing", dies)
+        try:
+            store.append(BTC, BARS.iloc[20:70], span(20, 70))
+            store.examine(BTC)
+        except KeyboardInterrupt:
+            assert survivors < 9
+    assert problems(audit(tmp_path, BTC)) == []
+    store.append(BTC, BARS.iloc[20:97], span(20, 97))
+    again = store.examine(BTC)
+    (store.directory(BTC) / "profile.npz").unlink()
+    assert store.examine(BTC) == again
+    assert problems(audit(tmp_path, BTC)) == []
+    pd.testing.assert_frame_equal(store.read(BTC), BARS.iloc[:97])
+
+
+def garble(path: Path) -> None:
+    path.write_text("{")
+
+
+def misplace(part: Path) -> None:
+    part.with_name("bars-20200913T0500Z.parquet").write_bytes(part.read_bytes())
+
+
+def swap(part: Path) -> None:
+    part.write_bytes(parts(part.parents[3])[0].read_bytes())
+
+
+def claim(ledger: Path) -> None:
+    ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"rows": 98}))
+
+
+def unseal(part: Path) -> None:
+    pd.read_parquet(part).to_parquet(part, index=False)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str, int]] = {
+    "bit": ("part", flip, "damaged (its bytes don't match its checksum); set it aside", 13),
+    "cut": ("part", lambda path: path.write_bytes(path.read_bytes()[:99]), "damaged (", 13),
+    "gone": ("part", Path.unlink, "is gone", 13),
+    "order": ("part", lambda path: pd.read_parquet(path)[::-1].to_parquet(path, index=False), "is out of order", 13),
+    "grid": (
+        "part",
+        lambda path: pd.read_parquet(path).eval("timestamp = timestamp + 1").to_parquet(path),
+        "does not open on the 60 grid",
+        13,
+    ),
+    "column": ("part", lambda path: pd.read_parquet(path).drop(columns="low").to_parquet(path), "no column low", 13),
+    "elsewhere": ("part", swap, "holds bars outside", 13),
+    "overlap": ("part", misplace, "overlaps another part", 0),
+    "unsealed": ("part", unseal, "has no checksum", 0),
+    "ledger": ("ledger.json", garble, "damaged, not readable as JSON", 0),
+    "no-ledger": ("ledger.json", Path.unlink, "is gone, and with it what the source has answered", 0),
+    "claims": ("ledger.json", claim, "its rows are not those of the bars", 0),
+    "profile": ("profile.npz", garble, "is not the profile of the bars", 0),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_and_put_right_from_the_source(exchange: ExchangeServer, data_dir: Path, name: str) -> None:
+    file, damage, words, fetched = DAMAGE[name]
+    path = parts(data_dir)[3] if file == "part" else Store(data_dir).directory(BTC) / file
+    damage(path)
+    found = audit(data_dir, BTC)
+    [problem] = problems(found)
+    assert words in problem
+    files = {path: path.read_bytes() for path in Store(data_dir).directory(BTC).iterdir() if path.is_file()}
+    done = repair(data_dir, found, base_url=exchange.url)
+    assert (done.fetched, done.left) == (fetched, ())
+    assert [files[path.with_name(path.name.removesuffix(".damaged-0"))] for path in done.set_aside] == [
+        path.read_bytes() for path in done.set_aside
+    ]
+    assert problems(audit(data_dir, BTC)) == []
+    pd.testing.assert_frame_equal(Store(data_dir).read(BTC), CLOSED.reset_index(drop=True))
+    assert [gap.reason for gap in Store(data_dir).ledger(BTC).gaps] == ["outage"]
+    assert not list(data_dir.rglob("*.part"))
+
+
+def test_what_the_source_does_not_give_again_stays_aside(
+    exchange: ExchangeServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashtrader.market.http.FIRST_BACKOFF_S", 0.0)
+    before = flip(parts(data_dir)[3])
+    exchange.__exit__(None, None, None)
+    done = repair(data_dir, audit(data_dir, BTC), base_url=exchange.url)
+    exchange.__enter__()
+    assert ["unreachable" in line for line in done.left] == [True]
+    [aside] = done.set_aside
+    assert len(aside.read_bytes()) == len(before)
+    gaps = Store(data_dir).ledger(BTC).gaps
+    assert [gap.reason for gap in gaps].count("fetch_failed") == 1
+    assert fetch(BybitSource(base_url=exchange.url), Store(data_dir), ["BTCUSDT"], HOUR)[0].added == 13
+
+
+@pytest.mark.parametrize("file", ["funding.parquet", "ledger.json"])
+def test_funding_is_fetched_again(exchange: ExchangeServer, data_dir: Path, file: str) -> None:
+    stored = FundingStore(data_dir).read("bybit", "BTCUSDT")
+    path = data_dir / "bybit" / "BTCUSDT" / "funding" / file
+    flip(path, 1)
+    done = repair(data_dir, audit(data_dir, FUNDING), base_url=exchange.url)
+    assert (len(done.set_aside), done.left) == (1, ())
+    again = FundingStore(data_dir).read("bybit", "BTCUSDT")
+    pd.testing.assert_frame_equal(again.settlements, stored.settlements)
+    assert audit(data_dir, FUNDING).findings == ()
+
+
+def test_books_can_not_be_fetched_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashtrader.market.book_store.ROWS_PER_PART", 16)
+    BookStore(data_dir).append(BOOK, a_book(100).iloc[70:100])
+    _, second, *_ = BookStore(data_dir).parts(BOOK)
+    flip(second)
+    with pytest.raises(DataError, match="set it aside with `flashtrader fetch --check --repair`; the time it held is"):
+        BookStore(data_dir).read(BOOK)
+    done = repair(data_dir, audit(data_dir, BOOK))
+    assert ([path.name for path in done.set_aside], done.left) == ([f"{second.name}.damaged-0"], ())
+    assert audit(data_dir, BOOK).findings == ()
+    assert len(BookStore(data_dir).read(BOOK)) == 90 - 16
+    assert BookStore(data_dir).ledger(BOOK).gaps == {"began": 1, "unexplained": 1}
+
+
+def test_long_histories_are_extended_without_being_read(
+    exchange: ExchangeServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts that are read are those beside the new bars, however many there are; the ledger is the same."""
+    read: list[Path] = []
+    real = store_module.read_bars
+    monkeypatch.setattr(store_module, "read_bars", lambda path, interval: (read.append(path), real(path, interval))[1])
+    exchange.now_ms += 3_600_000
+    [report] = fetch(BybitSource(base_url=exchange.url), Store(data_dir), ["BTCUSDT"], HOUR)
+    assert report.added == 1
+    assert len(parts(data_dir)) >= 7
+    assert set(read) <= set(parts(data_dir)[-2:])
+    ledger = Store(data_dir).ledger(BTC)
+    (Store(data_dir).directory(BTC) / "profile.npz").unlink()
+    assert Store(data_dir).examine(BTC) == ledger
+
+
+def test_a_profile_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    bars = random_bars(500).drop(index=[3, 4, 250]).assign(volume=lambda table: table["volume"] * (table.index % 3 > 0))
+    bars.loc[7, ["open", "high", "low", "close"]] = 5.0
+    for table in (bars, bars.iloc[:1], bars.iloc[:0]):
+        profile = Profile.of(table, HOUR)
+        profile.write(tmp_path / "profile.npz")
+        read = Profile.read(tmp_path / "profile.npz")
+        for name in ("index", "flat", "traded"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(profile, name))
+    assert len(Profile.read(tmp_path / "missing").index) == 0
