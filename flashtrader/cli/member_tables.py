@@ -15,7 +15,9 @@ _SPREAD = ("over seeds", "mean", "deviation", "lowest", "highest")
 
 
 def place_of(metrics: dict[str, Any]) -> str:
-    """Return which of a run's models the metrics of a step are of: empty of a run of one."""
+    """Return which of several models the metrics of a step are of, of a run or a sweep: empty of a run of one."""
+    if "trial" in metrics:
+        return f"{metrics['trial']}: "
     if "member" not in metrics:
         return ""
     fold = f"fold {metrics['fold']} of {metrics['folds']}, " if metrics["folds"] > 1 else ""

@@ -71,7 +71,7 @@ def best(
         todo = "train one" if by is Figure.SKILL else "make one with `flashtrader backtest`"
         raise ConfigError(f"no run in {runs_dir} has the figure {by.value}; {todo}")
     chosen = max(found, key=lambda pair: pair[0])[1]
-    warnings = _selection_warnings(chosen, by, [run for _, run in found])
+    warnings = selection_warnings(chosen, by, [run for _, run in found])
     payload = _payload(chosen) | {"by": by.value, "chosen_from": len(found), "warnings": warnings}
     show([_facts_table(chosen)], payload, as_json, [*_sentences(chosen), *warnings])
 
@@ -222,7 +222,7 @@ def _sentences(run: "RunSummary") -> list[str]:
     )
 
 
-def _selection_warnings(chosen: "RunSummary", by: Figure, candidates: "Sequence[RunSummary]") -> list[str]:
+def selection_warnings(chosen: "RunSummary", by: Figure, candidates: "Sequence[RunSummary]") -> list[str]:
     """Return what makes the best of several runs look better than it is."""
     from flashtrader.report.formats import percent
 

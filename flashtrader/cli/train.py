@@ -1,22 +1,31 @@
 """`flashtrader train`."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flashtrader.cli import sweeps
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
 from flashtrader.cli.reproductions import conclude, outcome, plan
+from flashtrader.cli.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
-    from flashtrader.config import Experiment
     from flashtrader.run import Run
     from flashtrader.training.budget import Budget
     from flashtrader.training.summary import TrainingSummary
 
 _EXIT_CODES = {"interrupted": 130, "terminated": 143}
 """As a shell has them: 128 and the number of the signal."""
+
+
+class Engine(StrEnum):
+    """What trains several models at once."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
 
 
 def train(
@@ -36,6 +45,20 @@ def train(
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="With --from, go on though the stored data have changed.")
     ] = False,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            help="Train a run with each of a key's values: section.key=value,value; several are a grid.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Models to train at once: of folds, seeds, or a sweep.")
+    ] = 1,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="What they are spread over: this machine, or a Ray cluster.")
+    ] = Engine.PROCESSES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; train nothing.")] = False,
     data_dir: DataDir = Path("data"),
     runs_dir: RunsDir = Path("runs"),
@@ -60,6 +83,16 @@ def train(
         raise ConfigError("--allow-changed-data needs --from beside it")
     if origin is not None and overrides:
         raise ConfigError("--set can't stand beside --from, which trains the same again; take --config for other keys")
+    at_once = workers > 1 or engine is Engine.RAY
+    if origin is not None and at_once:
+        raise ConfigError("--workers and --engine can't stand beside --from, which trains the same in the same order")
+    if grid or sweeps.is_sweep(resume):
+        from flashtrader.training.spread import Spread
+
+        if dry_run:
+            raise ConfigError("--dry-run tells of one experiment; give it --set in place of --sweep")
+        sweep = sweeps.plan(config, overrides or [], grid or [], resume, runs_dir)
+        return sweeps.train_and_show(sweep, data_dir, Spread(engine.value, workers), as_json, _EXIT_CODES)
     again = None if origin is None else plan(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
     if again is not None:
         experiment = again.experiment
@@ -69,6 +102,11 @@ def train(
     elif config is not None:
         experiment = load_config(config, overrides or [])
 
+    if at_once and not experiment.has_members:
+        raise ConfigError(
+            "--workers and --engine are for several models: of folds (split.walk_forward), seeds (training.seeds) or a "
+            "--sweep; this is one model, which torchrun trains with several processes"
+        )
     if dry_run:
         from flashtrader.training.budget import estimate
         from flashtrader.training.walk_forward import num_members
@@ -76,19 +114,26 @@ def train(
         return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
     from flashtrader.training.loop import resume_training, train_model
+    from flashtrader.training.spread import Spread
     from flashtrader.training.stopping import Terminated, terminable
 
+    over = Spread(engine.value, workers) if at_once else None
+    if over is not None:
+        say(
+            f"{workers} models at a time, each with {over.threads} threads; of another number some sums round otherwise"
+        )
     if resume is None and experiment.plain_models:
         first = "first of each fold" if experiment.split.walk_forward else "first"
         say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
     try:
-        with _Progress(experiment) as progress, terminable():
+        drawn = experiment.plain_family is None
+        with TrainingProgress(experiment.training.max_steps, drawn=drawn) as progress, terminable():
             if resume is not None:
-                summary = resume_training(experiment, data_dir, run, progress.update)
+                summary = resume_training(experiment, data_dir, run, progress.update, over)
             elif again is not None:
                 summary = again.train(data_dir, runs_dir, progress.update)
             else:
-                summary = train_model(experiment, data_dir, runs_dir, progress.update)
+                summary = train_model(experiment, data_dir, runs_dir, progress.update, over)
     except KeyboardInterrupt as stop:
         say("stopped before a step was made; nothing is lost: the same command goes on")
         sys.exit(_EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
@@ -165,51 +210,3 @@ def _show_budget(budget: "Budget", as_json: bool) -> None:
         (f"time of {times} steps", f"{budget.total_seconds / 60:.1f} min"),
     ]
     show([Table("What training would cost", ("", "value"), rows)], budget.as_dict(), as_json)
-
-
-class _Progress:
-    """A live bar where standard error is a terminal, and a line for every evaluation elsewhere."""
-
-    def __init__(self, experiment: "Experiment") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True, highlight=False)
-        self._total = experiment.training.max_steps
-        self._seen: dict[str, float] = {}
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal or experiment.plain_family is not None,
-        )
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        self._task = self._bar.add_task("training", total=self._total, status="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, metrics: dict[str, Any]) -> None:
-        """Show the metrics of one step."""
-        from flashtrader.cli.member_tables import place_of
-        from flashtrader.report.formats import fixed
-        from flashtrader.report.metric_names import SKILL_LABELS
-
-        same_model = self._seen.get("member") == metrics.get("member")
-        self._seen = seen = (self._seen if same_model else {}) | metrics
-        status = f"loss {fixed(seen['train_loss'], 4)}  {seen['bars_per_second']:,.0f} bars/s"
-        for name, label in SKILL_LABELS.items():
-            if (skill := seen.get(f"validation_{name}")) is not None:
-                loss = fixed(seen["validation_loss"], 4)
-                status += f"  validation loss {loss} {label} {fixed(skill, 4, signed=True)}"
-        where, models = place_of(metrics), metrics.get("members", 1)
-        completed = (metrics.get("member", 1) - 1) * self._total + metrics["step"]
-        self._bar.update(self._task, completed=completed, total=models * self._total, status=where + status)
-        if "validation_loss" in metrics and not self._console.is_terminal:
-            say(f"{where}step {metrics['step']:,} of {self._total:,}  {status}{'  (best)' if metrics['best'] else ''}")

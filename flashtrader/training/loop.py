@@ -38,6 +38,7 @@ from flashtrader.training.manifest import (
     with_bars_of,
 )
 from flashtrader.training.members import place_of_member, spread_members
+from flashtrader.training.memory import enough_memory_for
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
@@ -101,10 +102,17 @@ def resume_training(
         if (run.path / "backtest.json").is_file():
             raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
         _log.warning("%s: killed as it was made; it begins at step 0", run.path)
-        return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
+        return train_in(experiment, data_dir, run, watch, over)
     if not experiment.has_members:
         return _resume_one(experiment, data_dir, run, watch)
     return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch, over)
+
+
+def train_in(
+    experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None = None
+) -> TrainingSummary:
+    """Train as `train_model` does, in a run directory that is there and in which nothing has begun."""
+    return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
 
 
 def _begin_members(experiment: Experiment, data_dir: Path, create: Callable[[], Run]) -> tuple[Run, list[Member]]:
@@ -285,10 +293,12 @@ class Trainer:
     def train(self, watch: Watcher) -> TrainingSummary:
         """Train to the end, to early stopping, or until SIGINT or SIGTERM, which save a checkpoint first.
 
-        Raises TrainingError when the training diverged or the disk refused; what was saved before is whole.
+        Raises TrainingError when the training diverged, memory ran out or the disk refused; what was saved is whole.
         """
         try:
-            return self._finish(self._train(watch))
+            with enough_memory_for(self.experiment, self.model, self.run.path):
+                stopped = self._train(watch)
+            return self._finish(stopped)
         except DivergedError:
             self._finish("diverged")
             raise

@@ -37,6 +37,7 @@ def spread_members(
     tasks = {chain[0].name: partial(_train_chain, run, chain, data_dir, train) for chain in chains}
     follows = [Follow(run.member(member.name), place_of_member(member, members), watch) for member in members]
     seen: list[str] = []
+    run.write_manifest(run.manifest | {"threads": over.threads})  # by which the same bits can be made again
 
     def look() -> None:
         for follow in follows:

@@ -1,0 +1,119 @@
+"""A sweep: an experiment with each combination of some keys' values, every one a run like any other."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flashtrader.config import load_config
+from flashtrader.errors import ConfigError, DataError
+from flashtrader.files import read_json, write_json
+from flashtrader.run import Run, create_run
+from flashtrader.training.loop import resume_training, train_in
+from flashtrader.training.members import Follow
+from flashtrader.training.spread import Finish, Spread, spread
+from flashtrader.training.tracking import Metrics
+from flashtrader.training.walk_forward import finished
+
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # between values, not within a list
+
+
+class Trial(BaseModel):
+    """One combination."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Its run's name, beside the sweep's file."""
+    values: Mapping[str, str]
+    """Of the keys that differ, as they were written."""
+
+
+class _Recorded(BaseModel):
+    trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is trained, and the file that tells; the file's name is a contract with users' scripts."""
+
+    path: Path
+    trials: tuple[Trial, ...]
+
+    def run(self, trial: Trial) -> Run:
+        """Return a trial's run."""
+        return Run(self.path.parent / trial.run)
+
+
+def begin_sweep(config: Path, overrides: Sequence[str], grid: Sequence[str], runs_dir: Path) -> Sweep:
+    """Make a run for each combination of `key=value,value…`, and <name>-sweep-001.json, which lists them.
+
+    Raises ConfigError, before anything is made, when one of them is no experiment.
+    """
+    combinations = _combinations(grid)
+    experiments = [
+        load_config(config, [*overrides, *(f"{key}={value}" for key, value in values.items())])
+        for values in combinations
+    ]
+    trials = tuple(
+        Trial(run=create_run(runs_dir, experiment).name, values=values)
+        for experiment, values in zip(experiments, combinations, strict=True)
+    )
+    name, number = experiments[0].name, 1
+    while (path := runs_dir / f"{name}-sweep-{number:03d}.json").exists():
+        number += 1
+    write_json(path, _Recorded(trials=trials).model_dump())
+    return Sweep(path, trials)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Return the sweep that a file lists. Raises DataError when it is none."""
+    try:
+        return Sweep(path, _Recorded.model_validate(read_json(path)).trials)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg'].lower()}; give the file of a sweep, or a run") from None
+
+
+def train_sweep(sweep: Sweep, data_dir: Path, watch: Callable[[Metrics], None], over: Spread) -> Finish:
+    """Train every run of a sweep that is not trained yet, each in a process of its own.
+
+    `watch` gets the metrics of each step, with its `trial`, and which `member` of so many `members` that is, from 1.
+    """
+    runs = [sweep.run(trial) for trial in sweep.trials]
+    follows = [
+        Follow(run, {"trial": run.name, "member": number, "members": len(runs)}, watch)
+        for number, run in enumerate(runs, start=1)
+    ]
+
+    def look() -> None:
+        for follow in follows:
+            follow()
+
+    return spread({run.name: partial(_train_trial, run, data_dir) for run in runs}, over, look)
+
+
+def _train_trial(run: Run, data_dir: Path, watch: Callable[[Metrics], None]) -> None:
+    experiment = run.experiment
+    if finished(run, experiment) is None:
+        (resume_training if run.has_begun else train_in)(experiment, data_dir, run, watch)
+
+
+def _combinations(grid: Sequence[str]) -> list[dict[str, str]]:
+    """Return each combination of values, the last key's going round fastest."""
+    axes: dict[str, list[str]] = {}
+    for text in grid:
+        key, _, values = text.partition("=")
+        axis = [value.strip() for value in _COMMA.split(values)]
+        if not key or "" in axis:
+            raise ConfigError(f"--sweep {text}: write it as section.key=value,value")
+        if key in axes or len(set(axis)) < len(axis):
+            raise ConfigError(f"--sweep {text}: give each key, and each of its values, once")
+        axes[key] = axis
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]

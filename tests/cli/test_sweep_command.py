@@ -1,0 +1,115 @@
+"""`train --sweep`, and several models trained at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command import Command
+from flashtrader.models.weights import load_tensors
+from flashtrader.training.sweep import begin_sweep
+from panels import random_bars
+from place import Place
+
+SETTINGS: dict[str, Any] = {
+    "data": {"source": "file", "symbols": ["AAA"]},
+    "panel": {"features": ["log_return"], "target": {"kind": "log_return", "horizon_bars": 2}},
+    "model": {"family": "returns", "context_bars": 8, "width": 8, "layers": 1, "heads": 2},
+    "training": {
+        "segment_bars": 32,
+        "batch_size": 2,
+        "max_steps": 4,
+        "evaluate_every": 2,
+        "plain_models": [],
+        "device": "cpu",
+    },
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, flashtrader: Command) -> Place:
+    return Place(tmp_path, flashtrader, SETTINGS, {"AAA": random_bars(300)})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(run / "checkpoints" / "last.safetensors")[0]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_sweep_trains_each_combination_ranks_them_and_goes_on_with_what_is_left(place: Place) -> None:
+    grid = ("--sweep", "model.width=8,16", "--sweep", "training.seed=0,1")
+    swept = place("train", "--config", place.config, *grid, "--workers", 2)
+    runs = place.root / "runs"
+    recorded = json.loads((runs / "tiny-sweep-001.json").read_text())["trials"]
+    assert [(trial["run"], trial["values"]) for trial in recorded] == [
+        ("tiny-001", {"model.width": "8", "training.seed": "0"}),
+        ("tiny-002", {"model.width": "8", "training.seed": "1"}),
+        ("tiny-003", {"model.width": "16", "training.seed": "0"}),
+        ("tiny-004", {"model.width": "16", "training.seed": "1"}),
+    ]
+    assert {run["status"] for run in swept["runs"]} == {"trained"}
+    skills = [run["validation_skill"] for run in swept["runs"]]
+    assert skills == sorted(skills, reverse=True)
+    assert swept["warnings"][0].startswith("beware: this is the highest skill of 4 runs.")
+
+    place.command.succeeds(
+        "train", "--config", place.config, "--set", "model.width=16", *place.places()[:2], "--runs-dir", runs / "alone"
+    )
+    assert same(weights(runs / "tiny-003"), weights(runs / "alone" / "tiny-001"))
+
+    then = weights(runs / "tiny-001")
+    kept = (runs / "tiny-002" / "manifest.json").stat().st_mtime_ns
+    (runs / "tiny-001" / "manifest.json").unlink()  # as if it had been killed as it was made
+    manifest = json.loads((runs / "tiny-004" / "manifest.json").read_text())
+    (runs / "tiny-004" / "manifest.json").write_text(json.dumps(manifest | {"training": None}))
+    for path in (runs / "tiny-004" / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"nothing")
+    line = place.fails(1, "train", "--resume", "tiny-sweep-001.json")
+    assert "tiny-sweep-001.json: not trained: tiny-004: " in line
+    assert f"; go on with: flashtrader train --resume {runs / 'tiny-sweep-001.json'}" in line
+    assert same(weights(runs / "tiny-001"), then)
+    assert (runs / "tiny-002" / "manifest.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--sweep", "model.width"), "--sweep model.width: write it as section.key=value,value"),
+        (("--sweep", "model.width=8,,16"), "--sweep model.width=8,,16: write it as section.key=value,value"),
+        (("--sweep", "model.width=8,8"), "--sweep model.width=8,8: give each key, and each of its values, once"),
+        (("--sweep", "model.width=8,9"), "heads"),
+        (("--sweep", "model.widht=8"), "model.widht: unknown key; the nearest is model.width"),
+        (("--sweep", "model.width=8", "--dry-run"), "--dry-run tells of one experiment; give it --set in place of"),
+        (("--workers", "2"), "--workers and --engine are for several models"),
+        (("--engine", "ray"), "--workers and --engine are for several models"),
+    ],
+)
+def test_what_can_t_be_swept_is_refused_before_anything_is_made(
+    place: Place, tmp_path: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    assert line in place.fails(2, "train", "--config", place.config, *arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"trials": []}', "trials: tuple should have at least 1 item"),
+        ('{"trials": [{"run": "../elsewhere", "values": {}}]}', "trials.0.run: string should match pattern"),
+        ("[", "damaged, not readable as JSON"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(place: Place, tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert line in place.fails(1, "train", "--resume", tmp_path / "x.json")
+
+
+def test_lists_are_values_too(place: Place, tmp_path: Path) -> None:
+    sweep = begin_sweep(place.config, [], ["panel.features=[log_return, rsi_3],[log_return]"], tmp_path)
+    features = [sweep.run(trial).experiment.panel.features for trial in sweep.trials]
+    assert features == [("log_return", "rsi_3"), ("log_return",)]
