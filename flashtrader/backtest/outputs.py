@@ -98,6 +98,7 @@ def _costs(result: BacktestResult) -> dict[str, Any]:
         "total": result.metrics.total_cost,
         "parts": {name: float(part_T.sum()) for name, part_T in vars(result.cost_parts).items()},
         "liquidation_fees": float(result.liquidation_fees.sum()),
+        "unfilled_orders": result.unfilled,
     }
 
 

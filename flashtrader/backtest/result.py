@@ -95,6 +95,8 @@ class BacktestResult:
     """What plain models' forecasts would have earned by the same policy and rules; none for weights of no run."""
     ruined_at: int | None
     """Opening time of the last bar, where equity fell to zero or below and the backtest ended; None if it did not."""
+    unfilled: int = 0
+    """Orders that were not filled because their cost was not known: see `CostRates`."""
 
     @property
     def time(self) -> pd.DatetimeIndex:
@@ -111,6 +113,17 @@ class BacktestResult:
         return (
             f"the bars come at {(len(self.timestamps) - 1) / years:,.0f} a year, and calendar {self.config.calendar} "
             f"counts {expected:,.0f}: annual figures are off; choose another backtest.calendar, or mind the gaps"
+        )
+
+    @property
+    def unfilled_doubt(self) -> str | None:
+        """Why orders were not filled though there was a price, where there are such."""
+        if not self.unfilled:
+            return None
+        lacking = "volatility or volume" if self.config.impact_coefficient else "volatility"
+        return (
+            f"orders that were not filled: {self.unfilled:,}, whose cost is not known without the market's trailing "
+            f"{lacking}"
         )
 
 
@@ -220,7 +233,14 @@ def run_backtest(
         },
         plain={name: reference(trade(placed(beside))) for name, beside in (plain or {}).items()},
         ruined_at=int(timestamps[num_steps - 1]) if simulation.ruined else None,
+        unfilled=_unfilled(weights_TA[:num_steps], prices_TA[:num_steps], costs, simulation),
     )
+
+
+def _unfilled(weights_TA: Floats, prices_TA: Floats, costs: CostRates, simulation: Simulation) -> int:
+    """Return how many orders had a price and no known cost; to hold none of what is not held is no order."""
+    ordered_TA = ~np.isnan(weights_TA) & ((weights_TA != 0) | (simulation.held_TA != 0)) & np.isfinite(prices_TA)
+    return int((ordered_TA & np.isnan(costs.rows(0, len(prices_TA)).tradable(prices_TA))).sum())
 
 
 def _time(timestamps: NDArray[np.int64]) -> pd.DatetimeIndex:

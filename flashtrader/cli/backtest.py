@@ -140,7 +140,7 @@ def _show(result: "BacktestResult", assessment: "Assessment", directory: Path, r
         f"{len(time):,} bars, {time[0]:%Y-%m-%d %H:%M} to {time[-1]:%Y-%m-%d %H:%M} UTC; filled at "
         f"{'the next open' if config.fill == 'next_open' else 'the close'}; {costs_in_words(config)}; "
         f"{funding_in_words(config)}",
-        *([f"beware: {result.calendar_doubt}"] if result.calendar_doubt else []),
+        *(f"beware: {doubt}" for doubt in (result.calendar_doubt, result.unfilled_doubt) if doubt),
         f"report: {report}",
     ]
     payload = {"directory": str(directory), "report": str(report)} | summary(result, assessment)

@@ -42,6 +42,7 @@ def assumptions(result: BacktestResult) -> list[Row]:
             "Trades left out",
             f"below {plain(config.no_trade_band * 100)}% of equity" if config.no_trade_band else "none",
         ),
+        *([("Beware", result.unfilled_doubt)] if result.unfilled_doubt else []),
         ("Initial equity", currency(config.initial_equity)),
         ("Interest on cash", "none"),
     ]

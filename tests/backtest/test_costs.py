@@ -12,6 +12,7 @@ from flashtrader.backtest.prices import union_clock
 from flashtrader.backtest.result import run_backtest
 from flashtrader.config import BacktestConfig
 from flashtrader.interval import Interval
+from flashtrader.report.origin import assumptions
 
 HOUR_MS = 3_600_000
 HOURLY = Interval("60")
@@ -70,6 +71,24 @@ def test_the_parts_are_the_cost_and_the_orders_costs_are_too(config) -> None:
     moves = result.prices[1:] / result.prices[:-1] - 1
     earned = np.nansum(result.held[:-1] * moves)
     assert result.equity[-1] == pytest.approx(config.initial_equity + earned - result.metrics.total_cost)
+
+
+def test_orders_whose_cost_is_not_known_are_counted_and_said() -> None:
+    """At A's first two bars it is not, nor at B's, nor before; a weight of none, where none is held, is no order."""
+    weights = random_weights(30)
+    weights.iloc[5:15, 0] = 0.0
+    result = run_backtest(BARS, weights, HOURLY, REAL)
+    assert result.unfilled == 2 + 3
+    assert result.unfilled_doubt is not None
+    assert summary(result)["costs"]["unfilled_orders"] == 5
+    assert ("Beware", result.unfilled_doubt) in assumptions(result)
+
+    without_volume = {symbol: bars.assign(volume=0.0, turnover=0.0) for symbol, bars in BARS.items()}
+    nothing = run_backtest(without_volume, weights, HOURLY, REAL)
+    assert nothing.metrics.num_trades == 0
+    assert nothing.unfilled == 20 + 11
+    known = run_backtest(BARS, weights, HOURLY, BacktestConfig())
+    assert (known.unfilled, known.unfilled_doubt) == (0, None)
 
 
 def test_what_one_order_costs_by_hand() -> None:
