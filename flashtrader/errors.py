@@ -18,6 +18,14 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether that is what an error says: Python's and NumPy's, or PyTorch's on a CPU or a GPU."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
 class FlashtraderError(Exception):
     """Base of every error that is shown to the user without a traceback, whatever a file put into its words."""
 

@@ -25,9 +25,10 @@ from flashtrader.benchmarks.machine import (
     median_seconds,
     memory_levels,
 )
-from flashtrader.benchmarks.peak_memory import PeakMemory, free_bytes
+from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.benchmarks.references import MULTIHEAD, REFERENCES
 from flashtrader.errors import ConfigError
+from flashtrader.training.memory import free_bytes
 
 Direction = Literal["forward", "backward", "training"]
 """Forward without gradients; backward alone; both."""

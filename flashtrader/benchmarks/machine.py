@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from flashtrader.training.memory import proc_bytes
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -107,18 +109,9 @@ def memory_levels(device: torch.device) -> tuple[MemoryLevel, ...]:
         ]
     else:
         levels = _caches()
-        total = meminfo_bytes("MemTotal")
+        total = proc_bytes("meminfo", "MemTotal")
         levels += [] if total is None else [MemoryLevel("RAM", total)]
     return tuple(level for level in levels if level.bytes > 0)
-
-
-def meminfo_bytes(field: str) -> int | None:
-    """Return a figure of Linux's /proc/meminfo, or None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def _caches() -> list[MemoryLevel]:

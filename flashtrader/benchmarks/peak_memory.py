@@ -18,14 +18,7 @@ from typing import Self
 
 import torch
 
-from flashtrader.benchmarks.machine import meminfo_bytes
-
 Call = Callable[[], object]
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that can still be allocated, where the system tells."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else meminfo_bytes("MemAvailable")
 
 
 class PeakMemory:

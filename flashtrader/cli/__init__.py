@@ -47,7 +47,7 @@ def main() -> None:
 
     `--debug`, anywhere, shows the traceback instead.
     """
-    from flashtrader.errors import FlashtraderError
+    from flashtrader.errors import FlashtraderError, is_out_of_memory
 
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -68,4 +68,6 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if is_out_of_memory(error):
+            fail(f"out of memory ({error}); ask for less at once: fewer bars, symbols or features, smaller batches", 1)
         fail(f"unexpected {type(error).__name__}: {error}; call again with --debug to see where", 1)

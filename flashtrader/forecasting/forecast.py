@@ -23,12 +23,13 @@ from flashtrader.models.families import load_model
 from flashtrader.models.model import GridModel
 from flashtrader.models.plain import PlainModel, load_plain
 from flashtrader.models.precision import autocast, device_of, pick_device
-from flashtrader.models.stream import forecasts_of, output_rows
+from flashtrader.models.stream import chunk_length, forecasts_of, output_rows
 from flashtrader.panel.closes import PricedPanel, price_panel
 from flashtrader.panel.loading import LoadedPanel, load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, split_at
 from flashtrader.run import Run
+from flashtrader.training.memory import explained
 from flashtrader.training.summary import Spread
 from flashtrader.training.walk_forward import Fold, refuse_members, trained_folds
 
@@ -147,7 +148,12 @@ def answer_run(run: Run, data_dir: Path, part: Part = "test") -> Answers:
 
 def _answer(run: Run, loaded: LoadedPanel, rows: Rows) -> Answers:
     experiment, model = run.experiment, load_best(run)
-    with autocast(experiment.training, device_of(model)):
+    at_once = f"{chunk_length(model.decoder.shape.context_bars):,} bars at once, of {len(loaded.panel.symbols)} symbols"
+    message = (
+        f"{run.path}: out of memory while forecasting {len(rows):,} bars: the model reads {at_once}; close what else "
+        "uses the memory, forecast with --split latest, or train one with a smaller model.context_bars or model.width"
+    )
+    with explained(lambda: message), autocast(experiment.training, device_of(model)):
         outputs_RKP = output_rows(model, loaded.panel, rows, experiment.warmup_bars)
     return Answers(run, loaded, model, rows, outputs_RKP)
 

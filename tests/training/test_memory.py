@@ -1,0 +1,145 @@
+"""What a training says before its memory runs out, and when it does."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashtrader.config import load_config
+from flashtrader.errors import TrainingError, is_out_of_memory
+from flashtrader.training import memory
+from flashtrader.training.budget import step_peak_bytes, untrained_model
+from flashtrader.training.memory import describe_need, enough_memory_for, explained, free_bytes
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "returns.yaml"
+ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to")
+
+
+def needed(*changes: str) -> int:
+    experiment = load_config(SMOKE, changes)
+    num_bytes = step_peak_bytes(experiment, untrained_model(experiment))
+    assert num_bytes is not None
+    return num_bytes
+
+
+def described(free: int | None, *changes: str) -> str:
+    experiment = load_config(SMOKE, changes)
+    return describe_need(experiment, untrained_model(experiment), free)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ON_CPU, ON_GPU], ids=["numpy", "cpu", "gpu"])
+def test_running_out_of_memory_names_what_to_lower_and_nothing_else_does(error: Exception) -> None:
+    with pytest.raises(TrainingError, match=r"^lower something$"), explained(lambda: "lower something"):
+        raise error
+    with pytest.raises(RuntimeError, match="of another kind"), explained(lambda: "lower something"):
+        raise RuntimeError("of another kind")
+
+
+def test_the_tensors_of_the_failed_step_are_let_go_of() -> None:
+    """So that whoever catches the error can go on with less."""
+    released = []
+
+    class Held:
+        def __del__(self) -> None:
+            released.append(True)
+
+    def fail() -> None:
+        held = Held()
+        assert held
+        raise MemoryError
+
+    with pytest.raises(TrainingError), explained(lambda: f"{len(released)} released"):
+        fail()
+    assert released == [True]
+
+
+def test_the_advice_is_the_first_smaller_step_that_fits() -> None:
+    half, quarter = (
+        ("training.batch_size=2", "training.accumulate=2"),
+        ("training.batch_size=1", "training.accumulate=4"),
+    )
+    assert needed(*quarter) < needed(*half) < needed()
+    said = described(needed(*half) - 1)
+    assert said.startswith("a step of training.batch_size 4 and training.segment_bars 128 needs about ")
+    assert said.endswith(
+        f"with training.batch_size=1 and training.accumulate=4 it would need about {mib(needed(*quarter))}"
+    )
+    assert "training.batch_size=2 and training.accumulate=2 it would" in described(needed() * 2)
+    assert "training.batch_size=2" in described(None)
+    assert "were free" not in described(None)
+
+
+def test_where_no_batch_fits_the_segment_is_shortened_and_then_the_model() -> None:
+    one = ("training.batch_size=1", "training.accumulate=4")
+    shorter = needed(*one, "training.segment_bars=64")
+    assert f"training.segment_bars=64 it would need about {mib(shorter)}" in described(shorter + 1)
+    assert described(1000).endswith("; lower model.width, model.layers or model.context_bars")
+
+
+def test_a_model_of_another_library_has_no_estimate_and_still_a_hint() -> None:
+    said = described(2**31, "model.backbone=hf", "model.attention=auto", "model.context_bars=null")
+    assert said.endswith("needs more than there is, and 2.0 GiB were free; lower one of them")
+
+
+def test_a_step_that_will_not_fit_is_warned_of_before_it_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_config(SMOKE)
+    model = untrained_model(experiment)
+    for free, warnings in ((needed() + 1, 0), (needed() - 1, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _device, free=free: free)
+        with caplog.at_level(logging.WARNING), enough_memory_for(experiment, model, tmp_path):
+            assert len(caplog.messages) == warnings
+    assert caplog.messages[0].startswith(f"{tmp_path}: a step of training.batch_size 4 ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_free_memory_of_a_cpu_is_what_the_system_leaves() -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert free is not None
+    assert 0 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs ulimit -v to hold")
+def test_an_allocation_that_the_system_refuses_is_one_line_with_what_to_lower(tmp_path: Path) -> None:
+    """A real one, in a process that may map a gigabyte more than it has."""
+    script = f"""
+import resource, sys
+from pathlib import Path
+import torch
+from flashtrader.config import load_config
+from flashtrader.errors import TrainingError
+from flashtrader.training.budget import Rehearsal, untrained_model
+from flashtrader.training.memory import enough_memory_for, proc_bytes
+experiment = load_config(Path({str(SMOKE)!r}), ["training.batch_size=4096"])
+model = untrained_model(experiment)
+most = proc_bytes("self/status", "VmSize") + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+try:
+    with enough_memory_for(experiment, model, Path("runs/tiny-001")):
+        Rehearsal(experiment, model)()
+except TrainingError as error:
+    print(error)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    assert ran.stdout.startswith("runs/tiny-001: out of memory: a step of training.batch_size 4096 ")
+    assert "GiB were free; with training.batch_size=" in ran.stdout
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.startswith("runs/tiny-001: a step of training.batch_size 4096 ")
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"
