@@ -196,7 +196,11 @@ class _Ray:
                 "--engine ray: Ray is not installed; pip install 'flashtrader[cluster]', or leave --engine out"
             ) from None
         self._ray: Any = ray
-        ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        try:
+            ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"--engine ray: no cluster ({reason}); set RAY_ADDRESS to one that runs") from None
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
         self._attempt = ray.remote(num_cpus=over.threads, num_gpus=gpus, max_retries=_RETRIES)(_on_cluster)
         self._threads = over.threads
