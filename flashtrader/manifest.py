@@ -116,6 +116,8 @@ class Manifest(Machine):
     """Resolved: every key has its value."""
     data: Annotated[Mapping[Text, Fingerprint], Field(min_length=1)]
     split: Division
+    processes: PositiveInt = 1
+    """Among which each batch was shared."""
     attention: Attention | None = None
     """None for a plain model."""
     training: Outcome | None = None

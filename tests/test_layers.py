@@ -13,6 +13,7 @@ TOP_DOWN = [
     "errors",
     "files",
     "interval",
+    "launch",
     "config",
     "manifest",
     "run",
@@ -28,11 +29,13 @@ TOP_DOWN = [
     "verification",
     "benchmarks",
     "cli",
+    "__main__",
 ]
 TORCH_FREE = {
     "errors",
     "files",
     "interval",
+    "launch",
     "config",
     "manifest",
     "run",

@@ -2,12 +2,15 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flashtrader.launch import rank
 
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where market data is stored.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are written.")]
@@ -29,6 +32,8 @@ RunName = Annotated[
 
 
 _LONGEST_ERROR = 2_000
+_FIRST_SPEAKS_SECONDS = 3
+"""What goes wrong in one of several processes mostly does in all: the first says so, and torchrun ends the others."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ def show(
     headline: str | None = None,
 ) -> None:
     """Print a command's result: as a headline, tables and notes, or as one JSON object."""
+    if rank() > 0:
+        return
     if as_json:
         from flashtrader.files import finite
 
@@ -98,7 +105,8 @@ def milliseconds(option: str, text: str | None) -> int | None:
 
 def say(line: str) -> None:
     """Print a line of progress or explanation on standard error."""
-    typer.echo(line, err=True)
+    if rank() == 0:
+        typer.echo(line, err=True)
 
 
 def fail(message: str, exit_code: int) -> None:
@@ -109,5 +117,10 @@ def fail(message: str, exit_code: int) -> None:
     from flashtrader.errors import printable
 
     line = printable(" ".join(message.split()))
-    say("error: " + (line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + " …"))
+    line = line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + " …"
+    if rank() == 0:
+        say("error: " + line)
+    else:
+        time.sleep(_FIRST_SPEAKS_SECONDS)
+        typer.echo(f"error: process {rank()}: {line}", err=True)
     sys.exit(exit_code)

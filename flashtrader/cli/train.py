@@ -11,6 +11,7 @@ from flashtrader.cli import sweeps
 from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
 from flashtrader.cli.reproductions import conclude, outcome, plan
 from flashtrader.cli.training_progress import TrainingProgress
+from flashtrader.launch import num_processes
 
 if TYPE_CHECKING:
     from flashtrader.run import Run
@@ -86,7 +87,13 @@ def train(
     at_once = workers > 1 or engine is Engine.RAY
     if origin is not None and at_once:
         raise ConfigError("--workers and --engine can't stand beside --from, which trains the same in the same order")
-    if grid or sweeps.is_sweep(resume):
+    sweeps_over = grid or sweeps.is_sweep(resume)
+    if num_processes() > 1 and (at_once or sweeps_over):
+        raise ConfigError(
+            "--workers, --engine and --sweep train several models at once, and torchrun's processes one model "
+            "together; leave torchrun out, or these"
+        )
+    if sweeps_over:
         from flashtrader.training.spread import Spread
 
         if dry_run:
@@ -113,6 +120,7 @@ def train(
 
         return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
+    from flashtrader.training.distributed import join
     from flashtrader.training.loop import resume_training, train_model
     from flashtrader.training.spread import Spread
     from flashtrader.training.stopping import Terminated, terminable
@@ -127,7 +135,8 @@ def train(
         say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
     try:
         drawn = experiment.plain_family is None
-        with TrainingProgress(experiment.training.max_steps, drawn=drawn) as progress, terminable():
+        shown = TrainingProgress(experiment.training.max_steps, drawn=drawn)
+        with join(experiment.training) as team, shown as progress, terminable():
             if resume is not None:
                 summary = resume_training(experiment, data_dir, run, progress.update, over)
             elif again is not None:
@@ -138,6 +147,8 @@ def train(
         say("stopped before a step was made; nothing is lost: the same command goes on")
         sys.exit(_EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
 
+    if not team.is_writer:
+        sys.exit(_EXIT_CODES.get(summary.stopped, 0))
     if experiment.plain_family is None:
         _draw_losses(summary.run)
     came = None if again is None else outcome(again, summary)

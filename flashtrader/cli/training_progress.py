@@ -4,6 +4,7 @@ from typing import Any
 
 from flashtrader.cli.console import say
 from flashtrader.cli.member_tables import place_of
+from flashtrader.launch import rank
 
 
 class TrainingProgress:
@@ -13,7 +14,7 @@ class TrainingProgress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, quiet=rank() > 0)
         self._total = max_steps
         self._seen: dict[int, dict[str, Any]] = {}  # by a model's number among several
         self._bar = Progress(

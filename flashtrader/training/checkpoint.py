@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flashtrader.errors import TrainingError
 from flashtrader.models.weights import load_tensors, save_tensors
+from flashtrader.training.distributed import divided_like, team
 from flashtrader.training.optim import Schedule
 
 _log = logging.getLogger(__name__)
@@ -37,12 +38,17 @@ def save_checkpoint(
 ) -> None:
     """Replace last.safetensors by model, optimiser, schedule, progress and random state; keep the one before it.
 
+    Of several processes all have to call this, and the first one writes, whatever of the model each of them holds.
+
     At any moment one of the two is whole. Segments are drawn from (seed, step), so the step is the sampler's whole
     state. Raises OSError, with the older checkpoint intact, when the disk is full or refuses.
     """
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
+    tensors = team().whole(tensors)
+    if not team().is_writer:
+        return
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -80,8 +86,10 @@ def restore_checkpoint(
     path, tensors, facts = _newest_whole(directory)
     state = optimiser.state_dict()
     try:
-        model.load_state_dict(_under(tensors, "model."))
-        state["state"] = _moments(_under(tensors, "optimiser."))
+        held = model.state_dict()
+        weights = {name: divided_like(tensor, held[name]) for name, tensor in _under(tensors, "model.").items()}
+        model.load_state_dict(weights)
+        state["state"] = _moments(_under(tensors, "optimiser."), optimiser)
         optimiser.load_state_dict(state)
         schedule.restore(facts["schedule"])
         torch.set_rng_state(tensors["random.cpu"])
@@ -111,9 +119,10 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def _moments(tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = tensor
+        moments.setdefault(int(index), {})[moment] = divided_like(tensor, parameters[int(index)])
     return moments

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from flashtrader.panel.segments import Batch
 from flashtrader.run import Run, create_run
 from flashtrader.training.checkpoint import Progress, has_checkpoint, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import LabelledPanel, TrainingData, label, prepare, require_trainable
+from flashtrader.training.distributed import team, whole
 from flashtrader.training.manifest import (
     check_same_data,
     check_same_experiment,
@@ -43,7 +45,7 @@ from flashtrader.training.objectives import Objective, build_objective, build_sk
 from flashtrader.training.optim import Schedule, build_optimiser
 from flashtrader.training.plain import fit_plain_models, train_plain
 from flashtrader.training.spread import Spread
-from flashtrader.training.stopping import FINISHED, Terminated, stop_request
+from flashtrader.training.stopping import FINISHED, STOPPED_BY, StopRequest, Terminated, stop_request
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Metrics, MetricsLog, check_installed
 from flashtrader.training.walk_forward import (
@@ -71,10 +73,20 @@ def train_model(
 
     The plain models beside it come first; one of its own is fitted at once. `watch` gets the metrics of every step as
     they are written to metrics.jsonl; of several models, also which it is: `member` of so many `members`, `fold` of so
-    many `folds`, from 1, and `seed`. Several models are trained at once if they are spread `over` something.
+    many `folds`, from 1, and `seed`. Several models are trained at once if they are spread `over` something. Where
+    torchrun has started its processes again, the run that they began goes on.
     """
     check_installed(experiment.training)
-    return _train(experiment, data_dir, partial(create_run, runs_dir, experiment), watch, over)
+    begun = team().begun()
+    if begun is not None:
+        return resume_training(experiment, data_dir, Run(begun), watch, over)
+    return _train(experiment, data_dir, partial(_create, runs_dir, experiment), watch, over)
+
+
+def _create(runs_dir: Path, experiment: Experiment) -> Run:
+    run = create_run(runs_dir, experiment)
+    team().remember(run.path)
+    return run
 
 
 def _train(
@@ -97,8 +109,8 @@ def resume_training(
     changed.
     """
     check_same_experiment(run, experiment)
-    remove_parts(run.path)
-    if not run.has_begun:
+    team().from_writer(partial(remove_parts, run.path))
+    if not team().from_writer(lambda: run.has_begun):
         if (run.path / "backtest.json").is_file():
             raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
         _log.warning("%s: killed as it was made; it begins at step 0", run.path)
@@ -120,9 +132,13 @@ def _begin_members(experiment: Experiment, data_dir: Path, create: Callable[[], 
     data = label(experiment, data_dir)
     members = _plan(experiment, data)
     manifest = _describe(experiment, data)
-    run = create()
-    run.write_manifest(manifest | describe_members(run, members))
-    return run, members
+
+    def begin() -> Run:
+        run = create()
+        run.write_manifest(manifest | describe_members(run, members))
+        return run
+
+    return team().from_writer(begin), members
 
 
 def _go_on_with_members(experiment: Experiment, data_dir: Path, run: Run) -> list[Member]:
@@ -170,7 +186,7 @@ def _train_members(
             begins_as = run.member(earlier.name) if earlier else None
             own_watch = partial(_watch_member, watch, place_of_member(member, members))
             summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
-            run.write_manifest(run.manifest | describe_members(run, members))
+            _update_manifest(run, lambda: describe_members(run, members))
             if summaries[-1].stopped not in FINISHED:
                 stopped = summaries[-1].stopped
                 break
@@ -187,8 +203,13 @@ def _conclude(
 ) -> TrainingSummary:
     """Return what came of the members so far, once it is in the run's manifest."""
     summary = summarise(run, summaries, build_skill(run.experiment).name, stopped=stopped)
-    run.write_manifest(run.manifest | describe_members(run, members) | describe_outcome(summary))
+    _update_manifest(run, lambda: describe_members(run, members) | describe_outcome(summary))
     return summary
+
+
+def _update_manifest(run: Run, describe: Callable[[], dict[str, Any]]) -> None:
+    """Put into a run's manifest what is to be said of it, as the one process that writes."""
+    team().from_writer(lambda: run.write_manifest(run.manifest | describe()))
 
 
 def _watch_member(watch: Watcher, place: Metrics, metrics: Metrics) -> None:
@@ -197,10 +218,10 @@ def _watch_member(watch: Watcher, place: Metrics, metrics: Metrics) -> None:
 
 def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path, watch: Watcher) -> TrainingSummary:
     """Train one member, or go on with it; what it has before its first checkpoint is made again."""
-    done = finished(run, member.experiment)
+    done = team().from_writer(lambda: finished(run, member.experiment))
     if done is not None:
         return done
-    if has_checkpoint(run.checkpoints):
+    if team().from_writer(lambda: has_checkpoint(run.checkpoints)):
         return _resume_one(member.experiment, data_dir, run, watch)
     return _train_one(member.experiment, data_dir, partial(_begin_anew, run, member.experiment), watch, earlier)
 
@@ -217,7 +238,7 @@ def _train_one(
 ) -> TrainingSummary:
     """Train one model in the run directory that `create` makes, from the best weights of an `earlier` run if given."""
     if experiment.plain_family is not None:
-        return train_plain(experiment.plain_family, experiment, data_dir, create)
+        return team().from_writer(partial(train_plain, experiment.plain_family, experiment, data_dir, create))
     return _begin(experiment, prepare(experiment, data_dir), create, watch, earlier)
 
 
@@ -231,12 +252,17 @@ def _begin(
         learned = {name: tensor for name, tensor in tensors.items() if not name.startswith("standardiser.")}
         model.load_state_dict(learned, strict=False)
     manifest = describe_training(experiment, data, model) | ({"begins_as": earlier.name} if earlier else {})
-    beside = fit_plain_models(experiment, data, experiment.plain_models)
-    run = create()
-    for family, fitted in beside.items():
-        save_plain(run.plain_model(family), fitted.model)
-    run.write_manifest(manifest | {"plain_models": {family: asdict(fitted.score) for family, fitted in beside.items()}})
-    return Trainer(experiment, data, model, run).train(watch)
+
+    def begin() -> Run:
+        beside = fit_plain_models(experiment, data, experiment.plain_models)
+        run = create()
+        for family, fitted in beside.items():
+            save_plain(run.plain_model(family), fitted.model)
+        scores = {family: asdict(fitted.score) for family, fitted in beside.items()}
+        run.write_manifest(manifest | {"plain_models": scores})
+        return run
+
+    return Trainer(experiment, data, model, team().from_writer(begin)).train(watch)
 
 
 def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher) -> TrainingSummary:
@@ -249,7 +275,7 @@ def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher
     check_same_experiment(run, experiment)
     data = prepare(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
-    if not has_checkpoint(run.checkpoints):
+    if not team().from_writer(lambda: has_checkpoint(run.checkpoints)):
         _log.warning("%s: killed before its first checkpoint; it begins at step 0", run.path)
         return _begin(experiment, data, partial(_begin_anew, run, experiment), watch)
     trainer = Trainer(experiment, data, _untrained(experiment, data), run)
@@ -260,9 +286,13 @@ def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher
 
 def _go_on(run: Run, experiment: Experiment, after_step: int) -> None:
     """Write into a run by what experiment it goes on, and drop what was made of its models as they were."""
-    run.write_manifest(run.manifest | describe_resumption(run, experiment, after_step))
-    run.write_config(experiment)
-    run.drop_results()
+
+    def write() -> None:
+        run.write_manifest(run.manifest | describe_resumption(run, experiment, after_step))
+        run.write_config(experiment)
+        run.drop_results()
+
+    team().from_writer(write)
 
 
 def _untrained(experiment: Experiment, data: LabelledPanel) -> GridModel:
@@ -271,12 +301,19 @@ def _untrained(experiment: Experiment, data: LabelledPanel) -> GridModel:
 
 
 class Trainer:
-    """A model in training: one step, one evaluation and one checkpoint at a time."""
+    """A model in training: one step, one evaluation and one checkpoint at a time.
+
+    Each process of a team has one, and calls the same of it; the first of them writes. `network` is the model as a step
+    calls it, which averages the gradients over the team.
+    """
 
     def __init__(self, experiment: Experiment, data: TrainingData, model: GridModel, run: Run) -> None:
         self.experiment, self.config = experiment, experiment.training
         self.data, self.model, self.run = data, model, run
         self.device = device_of(model)
+        self.team = team()
+        self.team.check_same_bars(data.fingerprints)
+        self.network = self.team.wrap(model)
         self.optimiser = build_optimiser(model, self.config)
         self.schedule = Schedule(self.config)
         train = data.split.train
@@ -287,6 +324,9 @@ class Trainer:
     def restore(self) -> None:
         """Go back to the newest whole checkpoint; forget the metrics of steps after it."""
         self.progress = restore_checkpoint(self.run.checkpoints, self.model, self.optimiser, self.schedule)
+        self.team.from_writer(self._forget_later_metrics)
+
+    def _forget_later_metrics(self) -> None:
         kept = [row for row in read_json_lines(self.run.metrics) if row["step"] <= self.progress.step]
         write_text(self.run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -310,21 +350,30 @@ class Trainer:
 
     def _train(self, watch: Watcher) -> str:
         """Make steps until there is a reason to stop, and return it."""
-        log = MetricsLog(self.run, tensorboard=self.config.tensorboard)
         stopped = self._reason_to_stop()
-        with stop_request() as request, log:
+        with stop_request() as request, self._log() as log:
             while stopped is None:
                 metrics = self.step()
                 if self._is_due(self.config.evaluate_every):
                     metrics |= self.evaluate()
-                stopped = self._reason_to_stop() or request.reason
+                stopped = self._reason_to_stop() or self._asked_of_any(request)
                 # First the metrics: on resuming, those of steps after the checkpoint are dropped, missing ones stay so.
-                log.write(metrics)
+                if log is not None:
+                    log.write(metrics)
                 if stopped is not None or self._is_due(self.config.steps_between_checkpoints):
-                    log.flush_to_disk()
+                    if log is not None:
+                        log.flush_to_disk()
                     self.save()
                 watch(metrics)
         return stopped
+
+    def _log(self) -> AbstractContextManager[MetricsLog | None]:
+        return MetricsLog(self.run, tensorboard=self.config.tensorboard) if self.team.is_writer else nullcontext()
+
+    def _asked_of_any(self, request: StopRequest) -> str | None:
+        """Return what a signal asked of one of the processes: all have to stop after the same step."""
+        reasons = (None, *STOPPED_BY.values())
+        return reasons[self.team.largest(reasons.index(request.reason))]
 
     def _is_due(self, every: int) -> bool:
         """Return whether the step that was just made is one of those, or the last of all."""
@@ -333,19 +382,21 @@ class Trainer:
     def step(self) -> Metrics:
         """Make one optimiser step. Raises TrainingError when the loss is no longer a number."""
         began = time.perf_counter()
-        self.model.train()
+        self.network.train()
+        self.team.seed_step(self.config.seed, self.progress.step)
         rate = self.schedule.learning_rate(self.progress.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         losses = []
         for part in range(self.config.accumulate):
             batch, starts = self._draw(part)
-            loss = self._loss(batch) / self.config.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self.team.accumulating(self.network, last=part == self.config.accumulate - 1):
+                loss = self._loss(batch) / self.config.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise DivergedError(self._diverged(starts))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
         if not math.isfinite(norm.item()):
             raise DivergedError(self._diverged(starts))
         self.optimiser.step()
@@ -365,12 +416,9 @@ class Trainer:
     def evaluate(self) -> Metrics:
         """Forecast the validation bars in one pass; keep the model if it is the best so far."""
         began = time.perf_counter()
-        panel, rows = self.data.panel, self.data.split.validation
-        with autocast(self.config, self.device):
-            outputs_RKP = output_rows(self.model, panel, rows, self.experiment.warmup_bars)
-        targets_RK = panel.targets[rows.start : rows.stop]
-        loss = validation_loss(self.model, self.objective, outputs_RKP, targets_RK)
-        skill = self.skill.score(outputs_RKP, targets_RK)
+        # Every process does, since each may hold a part of the model; what the first one finds is what counts.
+        found = self._validate()
+        loss, skill = self.team.from_writer(lambda: found)
         if not math.isfinite(loss) or loss > _EXPLODED * max(self.progress.best_loss, 1.0):
             raise DivergedError(
                 f"{self.run.path}: the validation loss is {loss:g} at step {self.progress.step}, and was "
@@ -383,11 +431,22 @@ class Trainer:
             self.progress.best_step = self.progress.step
             self.progress.evaluations_since_best = 0
             facts = {"step": self.progress.step, "validation_loss": loss}
-            save_tensors(self.run.checkpoints / "best.safetensors", self.model.state_dict(), facts)
+            weights = self.team.whole(self.model.state_dict())
+            if self.team.is_writer:
+                save_tensors(self.run.checkpoints / "best.safetensors", weights, facts)
         else:
             self.progress.evaluations_since_best += 1
         self.progress.seconds += time.perf_counter() - began
         return {"validation_loss": loss, f"validation_{self.skill.name}": skill, "best": improved}
+
+    def _validate(self) -> tuple[float, float]:
+        """Return loss and skill on the validation bars."""
+        panel, rows = self.data.panel, self.data.split.validation
+        with autocast(self.config, self.device):
+            outputs_RKP = output_rows(self.model, panel, rows, self.experiment.warmup_bars)
+        targets_RK = panel.targets[rows.start : rows.stop]
+        loss = validation_loss(self.model, self.objective, outputs_RKP, targets_RK)
+        return loss, self.skill.score(outputs_RKP, targets_RK)
 
     def save(self) -> None:
         """Write the last checkpoint; the one before it stays as `previous`."""
@@ -397,15 +456,15 @@ class Trainer:
         """Return the segments of this step: drawn anew from (seed, step, part), so a resumed run draws the same."""
         generator = np.random.default_rng([self.config.seed, self.progress.step, part])
         starts = generator.choice(self.data.segments.starts, self.config.batch_size)
-        return self.data.segments.batch(starts), starts
+        return self.team.share(self.data.segments, starts), starts
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         values, mask, targets = (
             torch.from_numpy(array).to(self.device) for array in (batch.values, batch.mask, batch.targets)
         )
         with autocast(self.config, self.device):
-            outputs = self.model(values, mask)
-        return self.objective(outputs.float(), self.model.standardise(targets))
+            outputs = self.network(values, mask, self.team.past(self.model.decoder, values.shape[1]))
+        return self.objective(self.team.gather(outputs.float()), self.model.standardise(targets))
 
     def _reason_to_stop(self) -> str | None:
         if self.progress.step >= self.config.max_steps:
@@ -439,7 +498,7 @@ class Trainer:
             seconds=progress.seconds,
             stopped=stopped,
         )
-        self.run.write_manifest(self.run.manifest | describe_outcome(summary))
+        _update_manifest(self.run, lambda: describe_outcome(summary))
         return summary
 
 

@@ -22,9 +22,13 @@ from flashtrader.registry import flatten
 from flashtrader.run import Run
 from flashtrader.training.budget import choose_attention
 from flashtrader.training.data import LabelledPanel
+from flashtrader.training.distributed import team
 from flashtrader.training.summary import TrainingSummary
 
-_MAY_CHANGE = ("training.max_steps", "training.patience", "training.checkpoint_every", "training.tensorboard")
+_MAY_CHANGE = (
+    *("training.max_steps", "training.patience", "training.checkpoint_every", "training.tensorboard"),
+    *("training.distributed", "training.context_parallel"),
+)
 _RECORDED_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "numba", "scikit-learn", "skops", "safetensors")
 
 
@@ -35,6 +39,7 @@ def describe_training(experiment: Experiment, data: LabelledPanel, model: GridMo
     """
     return describe_data(experiment, data, device_of(model)) | {
         "parameters": sum(weight.numel() for weight in model.parameters()),
+        "processes": team().size,
         "attention": asdict(choose_attention(experiment, model)),
     }
 

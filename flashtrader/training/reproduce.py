@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from flashtrader.config import Experiment
+from flashtrader.launch import num_processes
 from flashtrader.manifest import Fingerprint, Machine, Manifest, read_manifest
 from flashtrader.models.precision import pick_device
 from flashtrader.panel.loading import fingerprints, load_tables
@@ -90,6 +91,10 @@ def _machine_changes(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
     ]
     if manifest.threads > _cores():
         changes.append(f"threads: {manifest.threads} then, {_cores()} cores now")
+    if manifest.processes != num_processes():
+        changes.append(
+            f"processes: {manifest.processes} then, {num_processes()} now, and sums round otherwise in other orders"
+        )
     if not manifest.was_on_cpu:
         changes.append(f"device: {manifest.device} does not add up in the same order twice")
     if manifest.begins_as is not None:
