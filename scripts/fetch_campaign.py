@@ -132,8 +132,8 @@ class FaultyExchange(ExchangeServer):  # type: ignore[misc]
 
 
 def fetch_once(url: str, data_dir: Path, start_ms: int, done: Any) -> None:
-    """Fetch all there is, in a process of its own. Small batches: the more often it writes, the more a kill can hit."""
-    fetching._FLUSH_BARS, http.FIRST_BACKOFF_S = 2_000, 0.05
+    """Fetch all there is, in a process of its own. Each page is stored at once: the more it writes, the more is hit."""
+    fetching._FLUSH_BARS, http.FIRST_BACKOFF_S = 1, 0.05
     source = BybitSource(base_url=url, timeout_s=TIMEOUT_S)
     reports = fetching.fetch(source, Store(data_dir), SYMBOLS, MINUTE, start_ms)
     if all(report.failed is None for report in reports):

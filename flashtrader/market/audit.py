@@ -19,7 +19,7 @@ from flashtrader.market.funding_store import FundingStore, read_answered
 from flashtrader.market.ledger import Ledger
 from flashtrader.market.parts import has_checksum, read_part
 from flashtrader.market.profile import Profile
-from flashtrader.market.spans import Span, iso_time
+from flashtrader.market.spans import Span, iso_time, union
 from flashtrader.market.store import PROFILE, Series, Store, part_name, part_paths, part_span, read_bars, read_ledger
 
 Remedy = Literal[
@@ -52,8 +52,8 @@ class Finding:
     problem: str
     """One line, which begins with the file."""
     remedy: Remedy
-    span: Span | None = None
-    """The time that it held, where that is known."""
+    spans: tuple[Span, ...] | None = None
+    """The time that it held and that is to be asked for again; None is all of the history's."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,17 @@ def _audit_bars(store: Store, series: Series) -> Audit:
     path, paths = directory / "ledger.json", part_paths(directory)
     findings: list[Finding] = []
     profiles = []
+    ledger = Ledger()
+    try:
+        ledger = read_ledger(path)
+        if not path.exists():
+            findings.append(Finding(path, f"{path}: is gone, and with it what the source has answered", "fetch"))
+    except DataError as error:
+        findings.append(Finding(path, str(error), "fetch"))
+
+    def answered(span: Span) -> tuple[Span, ...]:
+        return union(span & known for known in ledger.answered)
+
     for part in paths:
         try:
             span = part_span(part, interval)
@@ -112,23 +123,17 @@ def _audit_bars(store: Store, series: Series) -> Audit:
         try:
             profiles.append(Profile.of(read_bars(part, interval), interval))
         except DataError as error:
-            findings.append(Finding(part, str(error), "fetch", span))
+            findings.append(Finding(part, str(error), "fetch", answered(span)))
             continue
         findings += _unsealed(part)
     profile = Profile.joined(profiles)
-    try:
-        ledger = read_ledger(path)
-        if not path.exists():
-            findings.append(Finding(path, f"{path}: is gone, and with it what the source has answered", "fetch"))
-        for name in set(ledger.parts) - {part.name for part in paths}:
-            part = directory / name
-            findings.append(Finding(part, f"{part}: is gone", "fetch", part_span(part, interval)))
-        if not findings and ledger.examined:
-            wrong = _disagreements(ledger, profile, series, path, Profile.read(directory / PROFILE))
-            # Else a writer has been at work since the parts were read.
-            findings += wrong if read_ledger(path) == ledger else []
-    except DataError as error:
-        findings.append(Finding(path, str(error), "fetch"))
+    for name in sorted(set(ledger.parts) - {part.name for part in paths}):
+        part = directory / name
+        findings.append(Finding(part, f"{part}: is gone", "fetch", answered(part_span(part, interval))))
+    if not findings and ledger.examined:
+        wrong = _disagreements(ledger, profile, series, path, Profile.read(directory / PROFILE))
+        # Else a writer has been at work since the ledger was read.
+        findings += wrong if read_ledger(path) == ledger else []
     return Audit(series, len(paths), len(profile.index), tuple(findings))
 
 
@@ -192,10 +197,10 @@ def _audit_funding(store: FundingStore, series: FundingSeries) -> Audit:
     directory = store.directory(series.source, series.symbol)
     part, path = directory / "funding.parquet", directory / "ledger.json"
     findings: list[Finding] = []
-    span, rows = None, 0
+    spans: tuple[Span, ...] | None = None
+    rows = 0
     try:
-        answered = read_answered(path)
-        span = Span(answered[0].start_ms, answered[-1].end_ms) if answered else None
+        spans = read_answered(path) or None
     except DataError as error:
         findings.append(Finding(path, str(error), "fetch"))
     try:
@@ -204,7 +209,7 @@ def _audit_funding(store: FundingStore, series: FundingSeries) -> Audit:
         rows = len(validate_settlements(read_part(part, funding_store.DAMAGED), str(part)))
         findings += _unsealed(part)
     except DataError as error:
-        findings.append(Finding(part, str(error), "fetch", span))
+        findings.append(Finding(part, str(error), "fetch", spans))
     return Audit(series, 1, rows, tuple(findings))
 
 

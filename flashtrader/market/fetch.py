@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,7 +102,10 @@ def fetch(
                 _refuse_other_prices(source, store, series, missing, history)
             return _fetch_series(source, store, series, missing, progress, stop)
         except (SourceError, DataError) as error:
-            return _report(series, ledger, failed=str(error))
+            now = ledger
+            with suppress(DataError):
+                now = store.ledger(series)  # what came before the disk was full, say
+            return _report(series, now, now.rows - ledger.rows, str(error))
 
     with ThreadPoolExecutor(_SYMBOLS_AT_ONCE) as pool:
         try:

@@ -40,11 +40,11 @@ def repair(data_dir: Path, found: Audit, path: Path | None = None, base_url: str
         moved = _set_right(data_dir, history, found.findings)
     except DataError as error:
         return Repair((), 0, (str(error),))
-    wanted = [finding.span for finding in found.findings if finding.remedy == "fetch"]
-    fetched, left = 0, []
-    if None in wanted:
-        wanted = [None]
-    for span in wanted:
+    fetched = 0
+    left: list[str] = []
+    wanted = [finding.spans for finding in found.findings if finding.remedy == "fetch"]
+    everything = any(spans is None for spans in wanted)
+    for span in [None] if everything else [span for spans in wanted if spans for span in spans]:
         try:
             added, failed = _fetch_again(data_dir, history, span, path, base_url)
             fetched += added
