@@ -255,10 +255,46 @@ def test_a_killed_writer_leaves_no_lock_and_no_litter(store: Store) -> None:
     assert not list(store.directory(BTC).glob(".*.part"))
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from flashtrader.market.parts import writing
+with writing(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_waited_for_and_dies_with_its_holder(store: Store) -> None:
+    command = [sys.executable, "-c", HOLDER, str(store.directory(BTC))]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    finished = threading.Event()
+    thread = threading.Thread(target=lambda: (put(store, 0, 100), finished.set()), daemon=True)
+    thread.start()
+    assert not finished.wait(0.3)
+    holder.kill()
+    holder.communicate()
+    assert finished.wait(10)
+    assert len(store.read(BTC)) == 100
+
+
 def test_a_disk_that_refuses_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the directory should be")
     with pytest.raises(DataError, match="can't be written"):
         put(Store(tmp_path / "data"), 0, 10)
+
+
+def test_a_file_that_can_not_be_read_is_not_called_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, 0, 10)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"can't be read \(Permission denied\); check the disk and the permissions"):
+        store.read(BTC)
 
 
 def test_the_ledger_is_readable_json(store: Store) -> None:
