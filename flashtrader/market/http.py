@@ -251,7 +251,7 @@ class HttpClient:
 
 def server_time_ms(headers: Mapping[str, str]) -> int | None:
     """Return the server's clock by its Date header, in whole seconds rounded down; None without one."""
-    with suppress(TypeError, ValueError):
+    with suppress(OverflowError, TypeError, ValueError):
         return (
             round(email.utils.parsedate_to_datetime(headers["Date"]).timestamp() * 1000) if "Date" in headers else None
         )
@@ -261,7 +261,7 @@ def server_time_ms(headers: Mapping[str, str]) -> int | None:
 def _asked_wait_s(headers: Mapping[str, str]) -> float:
     """Return how long the server asks to send nothing: Retry-After, or Bybit's limit when it is used up."""
     now_ms = server_time_ms(headers) or round(time.time() * 1000)
-    with suppress(ValueError):
+    with suppress(OverflowError, ValueError):
         if after := headers.get("Retry-After"):
             if after.isdigit():
                 return float(after)

@@ -6,6 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+LAST_MS = 253_402_300_799_000
+"""The last time, in ms, that every calendar can tell: the end of the year 9999."""
+
 
 def iso_time(timestamp: int, unit: Literal["s", "ms"] = "s") -> str:
     """Return a time in ms as ISO 8601 text to the second or millisecond, UTC; any int64 is fine."""

@@ -35,14 +35,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and facts of a file. Raises TrainingError when it is missing or damaged."""
+    if not path.is_file():
+        raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?")
     try:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         facts = json.loads(header["facts"])
         expected = header["sha256"]
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: damaged checkpoint ({error}); restore it from a copy, or train again") from None
     if expected != _file_digest(tensors, header["facts"]):

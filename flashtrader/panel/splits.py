@@ -16,11 +16,8 @@ import numpy as np
 
 from flashtrader.config import SplitConfig
 from flashtrader.errors import ConfigError, DataError
+from flashtrader.market.spans import LAST_MS
 from flashtrader.panel.panel import Panel
-
-
-_LAST_MS = 253_402_300_799_000
-"""No later than a calendar can tell."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Boundaries:
         if not isinstance(recorded, Mapping):
             raise DataError("manifest.json: split is missing; train the run again")
         names = [field.name for field in fields(cls)]
-        broken = [name for name in names if type(recorded.get(name)) is not int or abs(recorded[name]) > _LAST_MS]
+        broken = [name for name in names if type(recorded.get(name)) is not int or abs(recorded[name]) > LAST_MS]
         if broken:
             raise DataError(f"manifest.json: split.{broken[0]} is missing or out of range; train the run again")
         return cls(**{name: recorded[name] for name in names})

@@ -15,13 +15,19 @@ class Place:
     """`data` with bars from files, `tiny.yaml`, and `runs` with, once it is trained, `tiny-001`."""
 
     def __init__(
-        self, root: Path, flashtrader: Command, settings: Mapping[str, Any], bars: Mapping[str, pd.DataFrame]
+        self,
+        root: Path,
+        flashtrader: Command,
+        settings: Mapping[str, Any] | None = None,
+        bars: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
+        """Make it; without settings and bars, take it as it is."""
         self.root, self.command = root, flashtrader
         self.config = root / "tiny.yaml"
-        self.config.write_text(yaml.safe_dump(dict(settings)))
+        if settings is not None:
+            self.config.write_text(yaml.safe_dump(dict(settings)))
         self.run = root / "runs" / "tiny-001"
-        for symbol, table in bars.items():
+        for symbol, table in (bars or {}).items():
             store_bars(root / "data", symbol, table)
 
     def places(self, data: str = "data") -> tuple[object, ...]:

@@ -29,7 +29,7 @@ from flashtrader.market.http import (
     server_time_ms,
 )
 from flashtrader.market.sources import Page, Span
-from flashtrader.market.spans import iso_time
+from flashtrader.market.spans import LAST_MS, iso_time
 
 BASE_URL = "https://api.bybit.com"
 PAGE_BARS = 1_000
@@ -221,7 +221,7 @@ def checked_envelope(
     if code != 0:
         raise SourceError(f"{said}: the exchange refuses; https://bybit-exchange.github.io/docs/v5/error says why")
     result, now_ms = envelope.get("result"), envelope.get("time")
-    if not isinstance(now_ms, int) or now_ms <= 0:
+    if not isinstance(now_ms, int) or not 0 < now_ms <= LAST_MS:
         raise TransientError(f"{where}: the answer lacks the server's time, so open bars can't be told; fetch again")
     date_ms = server_time_ms(answer.headers)
     if date_ms is not None and abs(now_ms - date_ms) > _CLOCKS_DIFFER_MS:
@@ -257,6 +257,8 @@ def _rows(result: dict[str, Any], where: str) -> NDArray[np.float64]:
         numbers: NDArray[np.float64] = np.array([[float(text) for text in row] for row in rows])
     except (ArithmeticError, TypeError, ValueError):
         raise TransientError(f"{where}: a bar holds something that is not a number; fetch again") from None
+    if not ((numbers[:, 0] >= 0) & (numbers[:, 0] <= LAST_MS)).all():
+        raise TransientError(f"{where}: a bar's time is none; fetch again")
     numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
     changes = (numbers[1:] != numbers[:-1]).any(axis=1)
     numbers = numbers[np.append(changes, True)]
