@@ -1,5 +1,16 @@
-"""Equality is up to the rounding of float32 sums in another order: 1e-4 of a loss, 2e-5 in a weight of 0.02 to 1."""
+"""What several processes train is what one trains, up to the rounding of float32 sums in another order.
 
+That is 1e-4 of a loss, of a gradient's length and of a weight; at weights near 0, where AdamW's steps are no shorter,
+2e-5.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +19,20 @@ import pytest
 import torch
 
 from flashtrader.config import (
-    BacktestConfig,
     DataConfig,
     Experiment,
-    FillReturnTarget,
     LogReturnTarget,
     ModelConfig,
     PanelConfig,
     SplitConfig,
     TrainingConfig,
-    WeightsPolicy,
+    to_yaml,
 )
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
-from flashtrader.training.distributed import join
+from flashtrader.training.distributed import Team, join, team
 from flashtrader.training.loop import resume_training, train_model
 from panels import random_bars, store_bars
 from processes import in_processes
@@ -62,16 +72,15 @@ def experiment(**training: Any) -> Experiment:
     )
 
 
-def portfolio(loss: str, mixing: str = "joint", **training: Any) -> Experiment:
-    """Returns of each market, or weights, whose Sharpe ratio is no mean over the bars."""
-    one = experiment(loss=loss, **training)
-    sharpe = loss == "sharpe"
-    model = one.model.model_copy(update={"family": "portfolio", "mixing": mixing})
-    panel = one.panel.model_copy(update={"target": FillReturnTarget(kind="fill_return")}) if sharpe else one.panel
-    policy = {"policy": WeightsPolicy(kind="weights")} if sharpe else {}
-    return Experiment.model_validate(
-        one.model_dump() | {"model": model, "panel": panel, "backtest": BacktestConfig()} | policy
-    )
+def portfolio(loss: str, mixing: str, **training: Any) -> Experiment:
+    """Forecasts each market's return, or answers with weights, whose Sharpe ratio is no mean over the bars."""
+    settings = experiment(**training).model_dump()
+    settings["model"] |= {"family": "portfolio", "mixing": mixing}
+    settings["training"]["loss"] = loss
+    if loss == "sharpe":
+        settings["panel"]["target"] = {"kind": "fill_return"}
+        settings["policy"] = {"kind": "weights"}
+    return Experiment.model_validate(settings)
 
 
 def train(experiment: Experiment, data_dir: Path, runs_dir: Path, stop_after: int | None = None) -> None:
@@ -105,18 +114,169 @@ def assert_same(found: Run, expected: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "settings"),
+    ("size", "shared"),
     [
-        (2, {"distributed": "ddp", "accumulate": 2}),
-        (2, {"distributed": "fsdp", "accumulate": 2}),
-        (4, {"distributed": "fsdp", "context_parallel": 2}),
-        (4, {"distributed": "ddp", "context_parallel": 4}),
+        (2, experiment(distributed="ddp", accumulate=2)),
+        (2, portfolio("sharpe", "joint", distributed="fsdp", accumulate=2)),
+        (4, experiment(distributed="fsdp", context_parallel=2)),
+        (4, portfolio("mse", "factorised", distributed="ddp", context_parallel=4)),
     ],
+    ids=["ddp", "fsdp-sharpe", "fsdp-context", "ddp-context-factorised"],
 )
-def test_several_processes_train_what_one_trains(
-    data_dir: Path, tmp_path: Path, size: int, settings: dict[str, Any]
-) -> None:
-    shared = experiment(**settings)
+def test_several_processes_train_what_one_trains(data_dir: Path, tmp_path: Path, size: int, shared: Experiment) -> None:
     train(shared, data_dir, tmp_path / "alone")
     assert in_processes(size, train, shared, data_dir, tmp_path / "shared") == [None] * size
-    assert_same(Run(tmp_path / "shared" / "tiny-001"), Run(tmp_path / "alone" / "tiny-001"))
+    run = Run(tmp_path / "shared" / "tiny-001")
+    assert_same(run, Run(tmp_path / "alone" / "tiny-001"))
+    assert run.manifest["processes"] == size
+
+
+def test_a_run_goes_on_with_another_number_of_processes(data_dir: Path, tmp_path: Path) -> None:
+    alone, shared = experiment(), experiment(distributed="fsdp")
+    train(alone, data_dir, tmp_path / "whole")
+    whole = Run(tmp_path / "whole" / "tiny-001")
+
+    stopped = in_processes(2, train, shared, data_dir, tmp_path / "first-shared", 4)
+    assert [type(error) for error in stopped] == [ZeroDivisionError] * 2
+    first_shared = Run(tmp_path / "first-shared" / "tiny-001")
+    resume(alone, data_dir, first_shared)
+    assert_same(first_shared, whole)
+
+    with pytest.raises(ZeroDivisionError):
+        train(alone, data_dir, tmp_path / "first-alone", 4)
+    first_alone = Run(tmp_path / "first-alone" / "tiny-001")
+    assert in_processes(2, resume, shared, data_dir, first_alone) == [None] * 2
+    assert_same(first_alone, whole)
+
+
+def test_members_are_trained_one_after_the_other_by_all_processes(data_dir: Path, tmp_path: Path) -> None:
+    shared = experiment(seeds=(1, 2), distributed="ddp")
+    train(shared, data_dir, tmp_path / "alone")
+    assert in_processes(2, train, shared, data_dir, tmp_path / "shared") == [None] * 2
+    for name in ("seed-1", "seed-2"):
+        assert_same(*(Run(tmp_path / place / "tiny-001").member(name) for place in ("shared", "alone")))
+
+
+def talk() -> None:
+    """What one process tells the others, and how they find out that they differ."""
+    with join(TrainingConfig(distributed="ddp", device="cpu")) as together:
+        assert together.from_writer(lambda: f"from {together.rank}") == "from 0"
+        assert together.largest(together.rank) == together.size - 1
+        together.check_same_bars({"AAA": {"rows": 600}})
+        with pytest.raises(DataError, match="the stored bars are not the same in all processes; give a --data-dir"):
+            together.check_same_bars({"AAA": {"rows": 600 + together.rank}})
+    assert team().size == 1
+
+
+def test_processes_agree_and_notice_where_their_bars_differ() -> None:
+    assert in_processes(2, talk) == [None] * 2
+
+
+def test_each_process_has_a_stream_of_random_numbers_of_its_own_at_each_step() -> None:
+    def draw(rank: int, step: int) -> float:
+        Team(rank=rank, size=2).seed_step(seed=0, step=step)
+        return torch.rand(()).item()
+
+    assert len({draw(0, 0), draw(1, 0), draw(0, 1), draw(1, 1)}) == 4
+    assert draw(1, 1) == draw(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {},
+            "training.distributed: none, but torchrun started 6 processes, which would train 6 times the same; set it "
+            "to ddp or fsdp, or start one process",
+        ),
+        (
+            {"distributed": "ddp"},
+            "training.batch_size: 8 segments can't be shared evenly by 6 processes; make it a "
+            "multiple of 6, or start another number",
+        ),
+        (
+            {"distributed": "fsdp", "context_parallel": 2},
+            "training.batch_size: 8 segments can't be shared evenly by 3 groups of 2 processes; make it a multiple of "
+            "3, or start another number",
+        ),
+        (
+            {"distributed": "ddp", "context_parallel": 4},
+            "training.context_parallel: 6 processes can't be divided into groups of 4; start another number, or change "
+            "it",
+        ),
+    ],
+)
+def test_a_config_that_so_many_can_not_share_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "6"), ("TORCHELASTIC_RUN_ID", "test")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as refusal, join(TrainingConfig(**settings)):
+        pass
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"context_parallel": 2},
+            "context_parallel needs processes to share a segment; set distributed to ddp or fsdp",
+        ),
+        (
+            {"context_parallel": 5, "distributed": "ddp"},
+            r"segment_bars \(48\) must be a multiple of context_parallel \(5\)",
+        ),
+        (
+            {"context_parallel": 8, "distributed": "ddp"},
+            "training.context_parallel: of 8 processes each holds 6 bars of a segment, fewer than the 7 earlier ones "
+            "that a window of 8 sees; lower it or model.context_bars, or raise training.segment_bars",
+        ),
+    ],
+)
+def test_stretches_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        experiment(**settings)
+
+
+def ranks(launcher: int) -> dict[int, int]:
+    """Return the process of each rank that a launcher has started."""
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"PPid:\t{launcher}\n" in (directory / "status").read_text():
+                environment = (directory / "environ").read_bytes().decode().split("\0")
+                found |= {
+                    int(text.removeprefix("RANK=")): int(directory.name)
+                    for text in environment
+                    if text.startswith("RANK=")
+                }
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the process to kill in /proc")
+def test_a_killed_process_is_survived(data_dir: Path, tmp_path: Path) -> None:
+    shared = experiment(distributed="ddp", max_steps=60, evaluate_every=10, checkpoint_every=5)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(to_yaml(shared))
+    arguments = ("--config", config, "--data-dir", data_dir, "--runs-dir", tmp_path / "shared", "--json")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1")
+    launched = subprocess.Popen(
+        [str(part) for part in (*torchrun, "-m", "flashtrader", "train", *arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = Run(tmp_path / "shared" / "tiny-001")
+    while len(read_json_lines(run.metrics)) < 12:
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.005)
+    os.kill(ranks(launched.pid)[1], signal.SIGKILL)
+    out, err = launched.communicate(timeout=120)
+    assert launched.returncode == 0, err
+    assert json.loads(out)["steps"] == 60
+    (resumed,) = run.manifest["resumed"]
+    assert 10 <= resumed["after_step"] < 60
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["tiny-001"]
+    train(shared, data_dir, tmp_path / "alone")
+    assert_same(run, Run(tmp_path / "alone" / "tiny-001"))
