@@ -42,13 +42,25 @@ SMOKE = Path(__file__).parents[1] / "configs" / "smoke"
 EXPERIMENTS = {
     "one model": (
         SMOKE / "returns.yaml",
-        ("training.max_steps=60", "training.evaluate_every=10", "training.checkpoint_every=1"),
+        (
+            "training.max_steps=60",
+            "training.evaluate_every=10",
+            "training.checkpoint_every=1",
+            "panel.features=[log_return]",
+        ),
     ),
     "walk-forward of eight": (
         SMOKE / "walk-forward.yaml",
-        ("training.max_steps=12", "training.evaluate_every=3", "training.checkpoint_every=1"),
+        (
+            "training.max_steps=12",
+            "training.evaluate_every=3",
+            "training.checkpoint_every=1",
+            "panel.features=[log_return]",
+        ),
     ),
 }
+_LATE = ("torch._dynamo", "matplotlib.backends.backend_agg")
+"""Modules that libraries load when they are first at work."""
 TIMES = {"bars_per_second", "seconds"}
 
 
@@ -99,6 +111,15 @@ class Place:
         if process.exitcode not in (0, -signal.SIGKILL):
             raise SystemExit(f"flashtrader {' '.join(words)}: exit {process.exitcode}\n{said.read_text()}")
         return process.exitcode == 0
+
+
+def forks() -> ForkServerContext:
+    """Return how processes begin: as a fork of one that has loaded what a training needs, and done nothing yet."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(
+        ["flashtrader.cli", "flashtrader.training.loop", "flashtrader.report.plots", *_LATE]
+    )
+    return processes
 
 
 def _command(words: list[str], said: Path) -> None:
@@ -227,13 +248,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("training_campaign.json"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["flashtrader.training.loop", "flashtrader.training.plain"])
-
     campaigns = {}
     for name, (config, changes) in EXPERIMENTS.items():
         with tempfile.TemporaryDirectory() as directory:
-            place = Place(Path(directory), processes)
+            place = Place(Path(directory), forks())
             campaigns[name] = kill_trainings(
                 config, changes, -(-arguments.kills // len(EXPERIMENTS)), arguments.seed, place
             )
