@@ -146,7 +146,9 @@ def _with_other_future(
 ) -> pd.DataFrame:
     past, future = table[table["timestamp"] <= after_ms], table[table["timestamp"] > after_ms]
     if holes:
-        future = future[(generator.random(len(future)) >= 0.25) | (np.arange(len(future)) >= _BROKEN_ROWS)]
+        kept = (generator.random(len(future)) >= 0.25) | (np.arange(len(future)) >= _BROKEN_ROWS)
+        kept[-1:] = True  # or no bar would follow the cut, and at a history's last bar no order is placed
+        future = future[kept]
     if future.empty:
         return past.reset_index(drop=True)
     invented = _books(future, generator) if "gap_before" in table.columns else _bars(future, generator)

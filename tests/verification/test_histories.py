@@ -66,6 +66,14 @@ def test_another_future_has_other_holes_in_each_market_unless_told_not_to() -> N
     assert all(len(whole[symbol]) == len(table) for symbol, table in bars.items())
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bar_follows_the_cut_however_many_are_missing(seed: int) -> None:
+    """Without one, the decision before would be the history's last, and its order not placed."""
+    bars = {"AAA": markets()["AAA"]}
+    other = with_other_future(bars, int(clock_of(bars)[-2]), np.random.default_rng(seed))
+    assert clock_of(other)[-1] == clock_of(bars)[-1]
+
+
 def test_another_future_of_a_book_is_a_valid_book() -> None:
     book = {"BTCUSDT": random_book(400, levels=3, breaks=(100,))}
     cut_ms = int(clock_of(book)[200])
