@@ -6,7 +6,7 @@ within a tolerance: one different bit fails.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.backtest.experiment import backtest_file, backtest_run
+from flashtrader.backtest.result import BacktestResult
 from flashtrader.config import Experiment
 from flashtrader.forecasting.forecast import Forecasts, answer_run, forecast_run, keep_forecasts, tabulate
+from flashtrader.market.bars import PRICES
 from flashtrader.market.spans import iso_time
 from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
@@ -39,6 +41,7 @@ from flashtrader.verification.histories import (
 
 _RANDOM_CUTS, _RANDOM_CUTS_FULL = 3, 40
 _PAST_CUTS = (0.2, 0.5, 0.9)
+_FILL_CUTS = (0.15, 0.5, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +138,7 @@ def past_noise(subject: Subject) -> Iterator[Check]:
         times = pd.to_datetime(clock[clock >= cut_ms], unit="ms", utc=True).rename("time")
         weights = pd.DataFrame({symbol: generator.uniform(-0.1, 0.1, len(times)) for symbol in tables}, index=times)
         before, after = (
-            _fill_prices(subject, weights, experiment, history)
+            _traded(subject, weights, experiment, history).prices
             for history in (tables, with_other_past(tables, cut_ms, generator))
         )
         fills += int(np.isfinite(before).sum())
@@ -154,13 +157,78 @@ def past_noise(subject: Subject) -> Iterator[Check]:
     )
 
 
-def _fill_prices(
-    subject: Subject, weights: pd.DataFrame, experiment: Experiment, tables: Tables
-) -> NDArray[np.float64]:
-    data_dir = _stored(subject, experiment, tables)
+def fill_noise(subject: Subject) -> Iterator[Check]:
+    """Replace everything after the very price at which a decision is filled; what it is filled at and costs must stay.
+
+    Future noise replaces whole bars. It can't tell whether a fill at a bar's open knows of the rest of that bar.
+    """
+    name = "future noise: fills"
+    experiment = subject.experiment
+    if experiment.data.kind == "books":
+        yield Check(name, "a backtest's fills", "skipped", "an order book's forecasts are not traded")
+        return
+    tables = next(_stretches(subject)).tables
+    clock = clock_of(tables)
+    generator = np.random.default_rng(4)
+    times = pd.to_datetime(clock, unit="ms", utc=True).rename("time")
+    weights = pd.DataFrame({symbol: generator.uniform(-0.1, 0.1, len(times)) for symbol in tables}, index=times)
+    before = _money(_traded(subject, weights, experiment, tables))
+    reason, fills, void = "", 0, True
+    for share in _FILL_CUTS:
+        row = int(share * (len(clock) - 2))
+        cut_ms, next_ms = int(clock[row]), int(clock[row + 1])
+        if experiment.backtest.fill == "next_open":
+            known_ms, other = next_ms, _with_other_rest(tables, next_ms, generator)
+        else:
+            known_ms, other = cut_ms, with_other_future(tables, cut_ms, generator, holes=False)
+        after = _money(_traded(subject, weights, experiment, other, known_ms))
+        fills += int((before.known_ms <= cut_ms).sum())
+        void &= before.until(next_ms) == after.until(next_ms)
+        first = before.first_change(after, cut_ms)
+        if first is not None:
+            reason = f"with other prices after the fill of {iso_time(cut_ms)}, the money changes at {first}"
+            break
+    if void and not reason:
+        reason = "nothing changed after the fill either: void"
+    yield Check(
+        name=name,
+        tried=(
+            f"replaced everything after the price at which each of {len(_FILL_CUTS)} decisions is filled, the rest of "
+            "that bar too; compared fills, equity and costs up to it, bit for bit"
+        ),
+        outcome="failed" if reason else "passed",
+        reason=reason,
+        figures={"rows": fills},
+    )
+
+
+def _with_other_rest(tables: Tables, open_ms: int, generator: np.random.Generator) -> Tables:
+    """Return the bars with all after the open at `open_ms` replaced: of that bar the open alone stays."""
+    other = with_other_future(tables, open_ms - 1, generator, holes=False)
+    for symbol, table in other.items():
+        at = table["timestamp"].to_numpy() == open_ms
+        opened = tables[symbol].loc[tables[symbol]["timestamp"] == open_ms, "open"].to_numpy()
+        scale = opened / table.loc[at, "open"].to_numpy()
+        for name in PRICES:  # scaled as a whole, a bar stays valid
+            table.loc[at, name] *= scale
+        table.loc[at, "open"] = opened
+    return other
+
+
+def _traded(
+    subject: Subject, weights: pd.DataFrame, experiment: Experiment, tables: Tables, known_ms: int | None = None
+) -> BacktestResult:
+    """Return the backtest of weights on a history; funding that is settled after `known_ms` is another."""
+    data_dir = _stored(subject, experiment, tables, known_ms)
     path = data_dir / "weights.parquet"
     weights.to_parquet(path)
-    return backtest_file(path, experiment, data_dir, are_forecasts=False).result.prices
+    return backtest_file(path, experiment, data_dir, are_forecasts=False).result
+
+
+def _money(result: BacktestResult) -> Trace:
+    """Return what each decision was filled at, and what became of the money."""
+    money = (result.prices, result.equity, result.cost, result.funding, result.held, result.traded)
+    return Trace(result.timestamps, money)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,13 +300,13 @@ def _forecasts(made: Forecasts, outputs: tuple[NDArray[np.float32], ...]) -> Tra
 
 def _trades(run: Run, experiment: Experiment, data_dir: Path, clock: NDArray[np.int64]) -> dict[str, Trace]:
     result = backtest_run(run, experiment, data_dir).result
+    money = _money(result)
     # What a row earned and paid is known when it is filled: with the next open, one bar after its decision.
     later = int(result.config.fill == "next_open")
     known_ms = clock[np.searchsorted(clock, result.timestamps) + later]
-    money = (result.prices, result.equity, result.cost, result.funding, result.held, result.traded)
     return {
         "weights": Trace(_times(result.weights), (result.weights.to_numpy(),)),
-        "trades": Trace(known_ms, money),
+        "trades": replace(money, known_ms=known_ms),
     }
 
 

@@ -28,7 +28,7 @@ from flashtrader.run import Run
 from flashtrader.training.walk_forward import Fold
 from flashtrader.verification.checks import Attack, Check, Subject
 from flashtrader.verification.histories import clock_of
-from flashtrader.verification.leaks import future_noise, past_noise
+from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.open_bar import open_bar
 from flashtrader.verification.training_leaks import training_noise, walk_forward_noise
 
@@ -191,6 +191,15 @@ def _filled_a_bar_early(fill_prices: Any) -> Callable[..., FillPrices]:
     return leaky
 
 
+def _filled_at_the_low(fill_prices: Any) -> Callable[..., FillPrices]:
+    def leaky(bars: Mapping[str, pd.DataFrame], *arguments: Any) -> FillPrices:
+        cheap = {symbol: table.assign(open=table["low"]) for symbol, table in bars.items()}
+        prices: FillPrices = fill_prices(cheap, *arguments)
+        return prices
+
+    return leaky
+
+
 def _fitted_on_all(fit_scaler: Any) -> Callable[..., Any]:
     return lambda panel, _: fit_scaler(panel, Rows(0, len(panel.timestamps)))
 
@@ -251,6 +260,11 @@ def _needs_bars(experiment: Experiment) -> str:
     return "" if experiment.data.kind == "bars" else "the run reads an order book, and trades no bars"
 
 
+def _needs_next_open(experiment: Experiment) -> str:
+    late = experiment.backtest.fill == "next_open"
+    return _needs_bars(experiment) or ("" if late else "the run trades at a bar's close, after which it has no low")
+
+
 def _needs_answers(experiment: Experiment) -> str:
     family = experiment.plain_family
     return f"{family} answers the same at every bar" if family in _ANSWERS_NO_BAR else ""
@@ -308,6 +322,12 @@ MUTANTS = (
         past_noise,
         {"flashtrader.backtest.result:fill_prices": _filled_a_bar_early},
         _needs_bars,
+    ),
+    Mutant(
+        "fills at the low of the next bar",
+        fill_noise,
+        {"flashtrader.backtest.result:fill_prices": _filled_at_the_low},
+        _needs_next_open,
     ),
     Mutant("a scaler fitted on everything", training_noise, {"flashtrader.training.data:fit_scaler": _fitted_on_all}),
     Mutant("a purge left out", training_noise, {"flashtrader.training.data:split_by_time": _not_purged}),

@@ -15,7 +15,7 @@ from flashtrader.run import Run
 from flashtrader.verification.checks import Attack, Check, Subject, carry_out
 from flashtrader.verification.histories import stored_tables
 from flashtrader.verification.late import one_bar_late
-from flashtrader.verification.leaks import future_noise, past_noise
+from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.mutants import mutants
 from flashtrader.verification.open_bar import open_bar
 from flashtrader.verification.trained import noise_only_market, planted_signal, shuffled_targets
@@ -24,6 +24,7 @@ from flashtrader.verification.training_leaks import training_noise, walk_forward
 ATTACKS: tuple[Attack, ...] = (
     future_noise,
     past_noise,
+    fill_noise,
     training_noise,
     walk_forward_noise,
     open_bar,

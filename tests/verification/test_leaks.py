@@ -14,12 +14,12 @@ import subjects
 import flashtrader.panel.loading
 from flashtrader.panel.panel import Panel
 from flashtrader.verification.checks import Attack, Check, Subject
-from flashtrader.verification.leaks import future_noise, past_noise
+from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.mutants import MUTANTS, Mutant, mutants
 from flashtrader.verification.open_bar import open_bar
 from flashtrader.verification.training_leaks import training_noise, walk_forward_noise
 
-ATTACKS: tuple[Attack, ...] = (future_noise, past_noise, training_noise, walk_forward_noise, open_bar)
+ATTACKS: tuple[Attack, ...] = (future_noise, past_noise, fill_noise, training_noise, walk_forward_noise, open_bar)
 KINDS = {
     "returns": subjects.RETURNS,
     "walk-forward": subjects.WALK_FORWARD,
@@ -47,7 +47,8 @@ def test_an_honest_run_passes(kind: str, subject_of: Callable[[str], Subject]) -
     assert {"future noise: features", "future noise: forecasts"} <= passed
     assert all(check.reason for check in checks if check.outcome == "skipped")
     if kind != "book":
-        assert {"future noise: weights", "future noise: trades", "past noise: fills", "open bar"} <= passed
+        assert {"future noise: weights", "future noise: trades", "open bar"} <= passed
+        assert {"past noise: fills", "future noise: fills"} <= passed
 
 
 def test_every_mutant_is_caught_by_a_run_that_can_have_it(subject_of: Callable[[str], Subject]) -> None:
