@@ -8,7 +8,8 @@ own audit, and every stored row is compared with the exchange's. Once a history 
 row for row, and the next one begins. The exchange notes when each request arrives.
 
 Last, an exchange that answers at once, and is asked for short pages by processes that are killed too, tells whether the
-limit holds where nothing but the limit holds the requests back.
+limit holds where nothing but the limit holds the requests back; and commands that wait for an exchange which doesn't
+answer are interrupted, as by Ctrl-C.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import json
 import multiprocessing
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -67,6 +70,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 FAULTY = 0.25
 """Share of the requests that meet a fault."""
 TIMEOUT_S = 0.3
+INTERRUPTS = 10
 
 
 def faults(rng: random.Random, now_ms: int) -> dict[str, Fault]:
@@ -160,6 +164,9 @@ class Figures:
     """Most requests that the faulty exchange saw within the limit's time."""
     busiest_unhindered: int = 0
     """The same of the exchange that answers at once."""
+    interrupts: int = 0
+    slowest_interrupt_s: float = 0.0
+    """From the signal to the command's end."""
     seconds: float = 0.0
 
 
@@ -203,6 +210,35 @@ class Campaign:
             for life_s in (0.7, 0.3, 1.5, 0.2, 1.0, 0.4, 0.1, 7.0):
                 self._live(exchange.url, self._folder / "limit", start_ms, life_s)
             self.figures.busiest_unhindered = exchange.busiest(REQUESTS_SECONDS)
+
+    def interrupt(self, times: int) -> None:
+        """Interrupt the command while it waits for an answer, and note how long it takes to end and to say so."""
+        bars = minute_bars(20_000, 0)
+        start = pd.Timestamp(int(bars["timestamp"].iloc[0]), unit="ms").isoformat()
+        options = ["--symbols", "BTCUSDT", "--interval", MINUTE.code, "--start", start]
+        old_ms = int(bars["timestamp"].iloc[2_500])
+
+        def old(request: Request) -> bool:
+            return 1_000_000 < int(request.query["start"]) < old_ms
+
+        for number in range(times):
+            with ExchangeServer({"BTCUSDT": bars}, MINUTE.code) as exchange:
+                waiting = threading.Event()
+
+                def answer_late(reply: Reply, waiting: threading.Event = waiting) -> Reply:
+                    waiting.set()
+                    return replace(reply, delay_s=60.0)
+
+                exchange.fail(answer_late, times=20, when=old)
+                place = ["--base-url", exchange.url, "--data-dir", str(self._folder / f"interrupted-{number}")]
+                command = [sys.executable, "-c", "from flashtrader.cli import main; main()", "fetch", *options, *place]
+                process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+                assert waiting.wait(60)
+                began = time.monotonic()
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate()
+            self.figures.slowest_interrupt_s = round(max(self.figures.slowest_interrupt_s, time.monotonic() - began), 2)
+            self.figures.interrupts += process.returncode == 130 and "the same command goes on from there" in said
 
     def _complete(
         self, exchange: FaultyExchange, histories: dict[str, pd.DataFrame], data_dir: Path, start_ms: int, kills: int
@@ -268,12 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         campaign = Campaign(options.seed, Path(folder))
         figures = campaign.run(options.kills, options.bars)
         campaign.look_at_limit(options.bars)
+        campaign.interrupt(INTERRUPTS)
     values = vars(figures)
     print(
         json.dumps(values, indent=2) if options.json else "\n".join(f"{key}: {value}" for key, value in values.items())
     )
     fast = max(figures.busiest, figures.busiest_unhindered) > REQUESTS
-    return int(bool(figures.wrong_rows or figures.damaged_files or fast))
+    return int(bool(figures.wrong_rows or figures.damaged_files or fast or figures.interrupts < INTERRUPTS))
 
 
 if __name__ == "__main__":

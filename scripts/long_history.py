@@ -54,13 +54,14 @@ def measure(num_bars: int, folder: Path) -> dict[str, Any]:
         return real(path, interval)
 
     stored.read_bars = counting
-    seconds = []
+    seconds, cpu_seconds = [], []
     with ExchangeServer({"BTCUSDT": bars}, MINUTE.code) as exchange:
         for number in range(1, TIMES + 1):
             exchange.now_ms = int(timestamps[num_bars + number * NEW_BARS]) + 1_000
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             [report] = fetch(BybitSource(base_url=exchange.url), store, ["BTCUSDT"], MINUTE)
             seconds.append(round(time.perf_counter() - began, 3))
+            cpu_seconds.append(round(time.process_time() - began_cpu, 3))
             assert (report.added, report.failed) == (NEW_BARS, None)
     parts_read = len(set(read))
     began = time.perf_counter()
@@ -70,6 +71,7 @@ def measure(num_bars: int, folder: Path) -> dict[str, Any]:
         "bars": num_bars,
         "parts": found.parts,
         "extension_seconds": seconds,
+        "extension_cpu_seconds": cpu_seconds,
         "parts_read_by_all_extensions": parts_read,
         "first_examination_seconds": round(examined_s, 1),
         "check_seconds": round(time.perf_counter() - began, 1),
