@@ -42,7 +42,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: empty; expected a column `time` and a column per symbol") from None
     except Exception as error:  # pandas raises whatever the metadata lead it to
-        raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)})") from None
+        raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)}); make it again") from None
 
 
 def check_signals(

@@ -97,7 +97,9 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"] if _is_key(part))
+    unknown = problem["type"] == "extra_forbidden"  # what a person wrote, whatever it looks like
+    last = len(problem["loc"]) - 1
+    path = ".".join(str(part) for at, part in enumerate(problem["loc"]) if _is_key(part) or (unknown and at == last))
     match problem["type"]:
         case "extra_forbidden":
             others = [key for key in known_keys() if key != path]

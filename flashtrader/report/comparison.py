@@ -106,7 +106,9 @@ def read_traded(run: Run) -> TradedRun:
         table = pd.read_parquet(equity_path)
         equity_T = table["equity"].to_numpy(np.float64)
         timestamps = pd.DatetimeIndex(table.index).as_unit("ms").asi8
-        known = bool(told["verdict"]) and {"metrics", "period", "experiment"} <= told.keys() and len(equity_T) > 0
+        whole = isinstance(told["metrics"], dict) and isinstance(told["experiment"], dict)
+        dated = {"interval", "calendar"} <= told["period"].keys()
+        known = bool(told["verdict"]) and whole and dated and len(equity_T) > 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
