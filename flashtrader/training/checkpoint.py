@@ -96,7 +96,7 @@ def restore_checkpoint(
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return Progress(**facts["progress"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"{path}: the checkpoint does not fit the run's config.yaml ({reason})") from None
 
