@@ -10,6 +10,7 @@ Shapes: B segments of S bars in the batch, b segments of s bars in a share, K ta
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -43,6 +45,8 @@ Made = TypeVar("Made")
 
 _PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may be fitting plain models; one that died is noticed at once."""
+
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -284,9 +288,12 @@ def join(config: TrainingConfig) -> Iterator[Team]:
     if not was_launched():
         yield team()
         return
-    token = _joined.set(_assemble(config))
     try:
-        yield team()
+        token = _joined.set(_assemble(config))
+        try:
+            yield team()
+        finally:
+            _joined.reset(token)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
@@ -294,8 +301,6 @@ def join(config: TrainingConfig) -> Iterator[Team]:
             "another process of this training was lost; torchrun --max-restarts goes on from the last checkpoint by "
             "itself, and so does: flashtrader train --resume"
         ) from error
-    finally:
-        _joined.reset(token)
     if dist.is_initialized():
         dist.destroy_process_group()  # not after an error, when the others can't be waited for
 
@@ -317,16 +322,36 @@ def _connect(config: TrainingConfig, launch: Store | None) -> None:
     on_gpu = pick_device(config).type == "cuda"
     if on_gpu:
         _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
-    # torchrun's store outlives a restart, and so do the addresses of processes that are no more (PyTorch 2.13): each
-    # start has a place of its own in it.
-    start = f"{os.environ['TORCHELASTIC_RESTART_COUNT']} {num_processes()}"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=None if launch is None else PrefixStore(start, launch),
+        store=None if launch is None else PrefixStore(_agree_on_start(launch), launch),
         rank=rank(),
         world_size=num_processes(),
         timeout=_PATIENCE,
     )
+
+
+def _agree_on_start(launch: Store) -> str:
+    """Return a name that all processes of this start, and of no earlier one, have for it.
+
+    torchrun's store outlives a restart, and so do the addresses in it of processes that are no more (PyTorch 2.13), nor
+    do the machines count restarts alike. So each process leaves a sign of its own, and the first one answers every sign
+    that it finds until all have taken note; signs of the dead are answered in vain.
+    """
+    own = uuid4().hex
+    if rank() > 0:
+        launch.set(f"sign of {rank()}", own)
+        start = launch.get(f"answer to {own}").decode()
+        launch.set(f"{start} noted by {rank()}", "")
+        return start
+    missing = set(range(1, num_processes()))
+    while missing:
+        for other in missing:
+            if launch.check([f"sign of {other}"]):
+                launch.set(f"answer to {launch.get(f'sign of {other}').decode()}", own)
+        time.sleep(_LOOK_SECONDS)
+        missing = {other for other in missing if not launch.check([f"{own} noted by {other}"])}
+    return own
 
 
 def _check(config: TrainingConfig, size: int) -> None:
