@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flashtrader.config import Experiment
-from flashtrader.errors import FlashtraderError
+from flashtrader.errors import FlashtraderError, printable
 from flashtrader.run import Run
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -68,7 +68,8 @@ Attack = Callable[[Subject], Iterator[Check]]
 def carry_out(attacks: Sequence[Attack], subject: Subject) -> Iterator[Check]:
     """Yield each attack's checks as they come, with the seconds that each took.
 
-    An attack that breaks off is a failed check: it has shown nothing, and must not pass for one that did.
+    An attack that breaks off, whatever the error, is a failed check: it has shown nothing, and must not pass for one
+    that did.
     """
     for attack in attacks:
         began = time.perf_counter()
@@ -77,7 +78,12 @@ def carry_out(attacks: Sequence[Attack], subject: Subject) -> Iterator[Check]:
                 now = time.perf_counter()
                 yield replace(check, seconds=now - began)
                 began = now
-        except FlashtraderError as error:
+        except Exception as error:
             name = attack.__name__.replace("_", " ")
             tried = "began, and could not go on"
-            yield Check(name, tried, "failed", str(error), seconds=time.perf_counter() - began)
+            yield Check(name, tried, "failed", told(error), seconds=time.perf_counter() - began)
+
+
+def told(error: Exception) -> str:
+    """Return what an error says, in a line; with its type unless it was written for users."""
+    return str(error) if isinstance(error, FlashtraderError) else printable(f"{type(error).__name__}: {error}")

@@ -72,6 +72,7 @@ def verify_run(run: Run, data_dir: Path, *, full: bool, watch: Callable[[Check],
     if not (run.path / "manifest.json").is_file():
         raise ConfigError(f"{run.path}: not trained, so there is nothing to verify; train it, or give another --run")
     stored_tables(run.experiment.data, data_dir)  # or each attack would say that there are none
+    (run.path / "verify.json").unlink(missing_ok=True)  # what an earlier one came to, if this one is cut short
     began = time.perf_counter()
     checks = []
     with tempfile.TemporaryDirectory(prefix="flashtrader-verify-") as scratch:

@@ -60,6 +60,20 @@ def test_a_failed_check_is_told_and_ends_in_1(trained: Place, monkeypatch: pytes
     assert json.loads((trained.run / "verify.json").read_text())["passed"] is False
 
 
+def test_a_verification_cut_short_leaves_no_earlier_one_in_its_place(
+    trained: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained("verify")
+
+    def interrupted(_subject: Subject) -> Iterator[Check]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("flashtrader.verification.suite.ATTACKS", (interrupted,))
+    assert trained.command("verify", *trained.places()).exit_code != 0
+    assert not (trained.run / "verify.json").exists()
+
+
 def test_missing_bars_are_told_once(trained: Place) -> None:
     assert "get them with" in trained.fails(1, "verify", data="elsewhere")
     assert not (trained.run / "verify.json").exists()

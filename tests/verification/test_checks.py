@@ -35,6 +35,15 @@ def test_an_attack_that_breaks_off_fails_and_the_next_goes_on(tmp_path: Path) ->
     assert any(check.seconds > 0 for check in checks)
 
 
+def test_an_error_that_nobody_foresaw_is_a_failed_check_that_names_it(tmp_path: Path) -> None:
+    def divides(_subject: Subject) -> Iterator[Check]:
+        yield Check("before", "a look", "passed", figures={"part": 1 / len(list(tmp_path.iterdir()))})
+
+    checks = list(carry_out([divides, honest], subject(tmp_path)))
+    assert [check.outcome for check in checks] == ["failed", "passed", "skipped"]
+    assert checks[0].reason.startswith("ZeroDivisionError: ")
+
+
 def test_every_directory_is_new_and_empty(tmp_path: Path) -> None:
     made = [subject(tmp_path).directory(name) for name in ("data", "run", "data")]
     assert len(set(made)) == 3
