@@ -35,6 +35,11 @@ class Check:
         """Whether the run was caught."""
         return self.outcome == "failed"
 
+    @property
+    def void(self) -> bool:
+        """Whether it failed because nothing was attacked: such a reason ends in that word."""
+        return self.failed and self.reason.endswith("void")
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -1,13 +1,13 @@
 """Versions of the pipeline with a known leak: an attack that lets one of them pass is worth nothing.
 
 Each mutant puts a leaky function in the place of one of the pipeline's, for as long as one attack lasts, in this
-process alone. It is caught when a check of that attack fails.
+process alone. It is caught when a check of that attack fails that passes without it, and not for being void.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +26,7 @@ from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, Split
 from flashtrader.run import Run
 from flashtrader.training.walk_forward import Fold
-from flashtrader.verification.checks import Attack, Check, Subject
+from flashtrader.verification.checks import Attack, Check, Subject, told
 from flashtrader.verification.histories import clock_of
 from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.open_bar import open_bar
@@ -65,6 +65,7 @@ class Mutant:
 
 def mutants(subject: Subject) -> Iterator[Check]:
     """Attack the pipeline with each known leak; each must be caught."""
+    passing = cache(lambda attack: frozenset(check.name for check in attack(subject) if check.outcome == "passed"))
     for mutant in MUTANTS:
         attack = mutant.attack.__name__.replace("_", " ")
         name, tried = f"mutant: {mutant.name}", f"built this leak into the pipeline, and attacked it with {attack}"
@@ -72,9 +73,14 @@ def mutants(subject: Subject) -> Iterator[Check]:
         if missing:
             yield Check(name, tried, "skipped", missing)
             continue
-        with mutant.at_work():
-            checks = _until_caught(mutant.attack(subject))
-        if checks[-1].failed:
+        try:
+            sound = passing(mutant.attack)
+            with mutant.at_work():
+                checks = _until_caught(mutant.attack(subject), sound)
+        except Exception as error:
+            yield Check(name, tried, "failed", f"broke off, and was not caught: {told(error)}")
+            continue
+        if _catches(checks[-1], sound):
             yield Check(name, tried, "passed", figures={"caught_by": checks[-1].name, "because": checks[-1].reason})
         elif all(check.outcome == "skipped" for check in checks):
             yield Check(name, tried, "skipped", checks[-1].reason)
@@ -82,14 +88,19 @@ def mutants(subject: Subject) -> Iterator[Check]:
             yield Check(name, tried, "failed", "survived: no check noticed the leak, so passing them means nothing")
 
 
-def _until_caught(attack: Iterator[Check]) -> list[Check]:
-    """Return the checks of an attack, up to the first that fails."""
+def _until_caught(attack: Iterator[Check], sound: Set[str]) -> list[Check]:
+    """Return the checks of an attack, up to the first that catches the leak."""
     checks: list[Check] = []
     for check in attack:
         checks.append(check)
-        if check.failed:
+        if _catches(check, sound):
             break
     return checks
+
+
+def _catches(check: Check, sound: Set[str]) -> bool:
+    """Return whether a check fails because of the leak; `sound` names those that pass without it."""
+    return check.failed and not check.void and check.name in sound
 
 
 def _next_bar_feature(panel_of: Any) -> Callable[..., Panel]:

@@ -101,6 +101,56 @@ def test_a_mutant_that_no_attack_notices_fails_verify(
     assert "survived" in check.reason
 
 
+def leaving(*checks: Check) -> Attack:
+    def attack(_subject: Subject) -> Iterator[Check]:
+        yield from checks
+
+    return attack
+
+
+HARMLESS = {"flashtrader.panel.loading:panel_of": lambda panel_of: panel_of}
+
+
+@pytest.mark.parametrize("reason", ["it peeks, leak or no leak", "nothing changed: void"])
+def test_a_check_that_fails_anyway_or_shows_nothing_catches_no_mutant(
+    reason: str, subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = leaving(Check("look", "looked", "failed", reason))
+    monkeypatch.setattr("flashtrader.verification.mutants.MUTANTS", (Mutant("none", attack, HARMLESS),))
+    (check,) = mutants(subject_of("returns"))
+    assert check.failed
+    assert "survived" in check.reason
+
+
+def test_a_mutant_whose_check_passes_without_it_but_is_void_with_it_survives(
+    subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([("passed", ""), ("failed", "they did not change: void")])
+
+    def attack(_subject: Subject) -> Iterator[Check]:
+        yield Check("look", "looked", *next(results))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("flashtrader.verification.mutants.MUTANTS", (Mutant("none", attack, HARMLESS),))
+    (check,) = mutants(subject_of("returns"))
+    assert "survived" in check.reason
+
+
+def test_an_error_in_one_mutant_does_not_end_the_others(
+    subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_subject: Subject) -> Iterator[Check]:
+        raise ZeroDivisionError("by nothing")
+        yield
+
+    honest = leaving(Check("look", "looked", "passed"))
+    both = (Mutant("broken", broken, HARMLESS), Mutant("none", honest, HARMLESS))
+    monkeypatch.setattr("flashtrader.verification.mutants.MUTANTS", both)
+    first, second = mutants(subject_of("returns"))
+    assert first.failed
+    assert "ZeroDivisionError: by nothing" in first.reason
+    assert second.name == "mutant: none"
+
+
 def test_a_harmless_change_is_not_flagged(subject_of: Callable[[str], Subject]) -> None:
     def older_and_larger(panel_of: Any) -> Callable[..., Panel]:
         def changed(*arguments: Any) -> Panel:
