@@ -1,8 +1,9 @@
 """How many backtests there were: the best of many is lucky, and only a count can say how much.
 
-Every backtest leaves its equity in `trials/` of the runs directory, under a name that is the digest of what it was, so
-that the very same backtest, run again, is the same trial. Deleting a run does not undo having looked at it, and leaves
-its trials there. Plain models and references are chosen before anything is seen, and are no trials.
+Every backtest leaves its equity in `trials/` of the runs directory, under a name that is the digest of its returns, so
+that the very same backtest, run again or begun with other money, is the same trial. Deleting a run does not undo having
+looked at it, and leaves its trials there. Plain models and references are chosen before anything is seen, and are no
+trials.
 """
 
 import hashlib
@@ -20,6 +21,9 @@ from flashtrader.errors import DataError
 from flashtrader.files import replacing
 
 Floats = NDArray[np.float64]
+
+_SAME_DECIMALS = 8
+"""Of returns that count as the same: other money alone changes their last bits."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def record_trial(result: BacktestResult, runs_dir: Path) -> list[Trial]:
     kind = {"symbols": ",".join(sorted(result.symbols)), "interval": result.interval.code}
     digest = hashlib.sha256(repr(kind).encode())
     digest.update(result.timestamps.tobytes())
-    digest.update(result.equity.tobytes())
+    digest.update((simple_returns(result.equity).round(_SAME_DECIMALS) + 0.0).tobytes())  # 0 for −0, too
     path = directory / f"{digest.hexdigest()[:32]}.parquet"
     if not path.is_file():
         table = pd.DataFrame({"timestamp": result.timestamps, "equity": result.equity})

@@ -28,6 +28,12 @@ def test_a_change_of_costs_is_another_trial(tmp_path: Path) -> None:
     assert len(record_trial(made_result(fee_bps=9.0), tmp_path)) == 2
 
 
+@pytest.mark.parametrize("initial_equity", [7.0, 12_345.67, 3e9])
+def test_other_money_to_begin_with_is_no_other_trial(initial_equity: float, tmp_path: Path) -> None:
+    record_trial(made_result(fee_bps=5.0), tmp_path)
+    assert len(record_trial(made_result(fee_bps=5.0, initial_equity=initial_equity), tmp_path)) == 1
+
+
 def test_only_the_same_markets_bars_and_time_compete(tmp_path: Path) -> None:
     later = pd.Timestamp("2025-01-01", tz="UTC")
     others: list[BacktestResult] = [
