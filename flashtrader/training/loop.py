@@ -250,7 +250,13 @@ def _begin(
     if earlier is not None:
         tensors, _ = load_tensors(earlier.checkpoints / "best.safetensors")
         learned = {name: tensor for name, tensor in tensors.items() if not name.startswith("standardiser.")}
-        model.load_state_dict(learned, strict=False)
+        unfit = set(learned) ^ {name for name in model.state_dict() if not name.startswith("standardiser.")}
+        if unfit:
+            raise TrainingError(
+                f"{earlier.path}: its weights do not fit a warm start: {', '.join(sorted(unfit))} "
+                "missing or unknown; train that fold anew"
+            )
+        model.load_state_dict(learned, strict=False)  # the standardiser is the fold's own
     manifest = describe_training(experiment, data, model) | ({"begins_as": earlier.name} if earlier else {})
 
     def begin() -> Run:

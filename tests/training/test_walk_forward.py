@@ -306,6 +306,21 @@ def test_a_warm_start_begins_with_the_best_weights_of_the_fold_before(
         assert not torch.equal(best["tokeniser.weight"], cold["tokeniser.weight"])
 
 
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_a_warm_start_from_weights_that_do_not_fit_is_refused(
+    change: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def altered(path: Path) -> Any:
+        found, facts = load_tensors(path)
+        weight = found.pop("tokeniser.weight")
+        return (found if change == "missing" else found | {"tokeniser.weight": weight, "extra.weight": weight}), facts
+
+    monkeypatch.setattr("flashtrader.training.loop.load_tensors", altered)
+    name = {"missing": "tokeniser", "unknown": "extra"}[change]
+    with pytest.raises(TrainingError, match=rf"{name}\.weight missing or unknown; train that fold anew"):
+        train_model(experiment(walk={"warm_start": True}), data_dir, tmp_path, watch_nothing)
+
+
 def test_seeds_alone_share_one_split(data_dir: Path, tmp_path: Path) -> None:
     settings = experiment().model_copy(update={"split": SplitConfig(validation=0.2, test=0.2)})
     run = train_model(settings, data_dir, tmp_path, watch_nothing).run
