@@ -19,6 +19,7 @@ from flashtrader.backtest.result import BacktestResult
 MIN_RETURNS = 30
 _CONFIDENCE = 0.95
 _IMPLAUSIBLE_SHARPE = 4.0
+_ROUNDING = 1e-9  # of an annual Sharpe ratio: closer to zero than that is what arithmetic leaves of equal curves
 
 
 class Finding(StrEnum):
@@ -138,9 +139,9 @@ def _overfitted(significance: Significance) -> bool:
 
 
 def side(interval: Interval95) -> int:
-    """Return 1 where an interval lies above zero, -1 where below, and 0 where it covers zero."""
+    """Return 1 where an interval lies above zero, -1 where below, and 0 where it covers zero, or all but touches it."""
     low, high = interval
-    return int(low > 0) - int(high < 0)
+    return int(low > _ROUNDING) - int(high < -_ROUNDING)
 
 
 def _number(value: float, *, signed: bool = False) -> str:

@@ -161,5 +161,11 @@ def test_skill_is_never_claimed_where_an_interval_does_not_lie_above_zero(
         assert not verdict(of)[1].startswith("Better than buy and hold")
 
 
+@pytest.mark.parametrize("interval", [(1e-14, 3e-14), (-3e-14, -1e-14), (1e-14, 1.0), (-1.0, -1e-14)])
+def test_what_rounding_leaves_of_no_difference_is_none(interval: Interval95) -> None:
+    assert side(interval) == 0
+    assert verdict(significance(ABOVE, interval))[0] is Finding.LIKE_BUY_AND_HOLD
+
+
 def test_a_bound_of_zero_covers_zero() -> None:
     assert [side(interval) for interval in ((0.0, 1.0), (-1.0, 0.0), (1.0, 2.0), (-2.0, -1.0))] == [0, 0, 1, -1]
