@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashtrader.cli.console import Table, show
+from flashtrader.cli.console import VERDICTS_AGE, Table, show
 
 _LONGEST_NAME = 120
 
@@ -33,6 +33,7 @@ def compare_backtests(
     period = summary["common_period"]
     notes = [
         *(f"{run.name}: {run.told['verdict']}" for run in comparison.runs),
+        VERDICTS_AGE,
         f"over the {period['bars']:,} bars in common, {period['start']} to {period['end']}",
         f"page: {path}",
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flashtrader.cli.console import AsJson, RunsDir, Table, UnusedDir, show
+from flashtrader.cli.console import VERDICTS_AGE, AsJson, RunsDir, Table, UnusedDir, show
 from flashtrader.report.formats import UNKNOWN
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ app = typer.Typer(help="List the runs of a directory with their verdicts; compar
 _SHOWN_CHARACTERS = 80  # of a value in a comparison
 _KEY = (
     "skill: of the best weights on the validation bars, by the family's own measure; Sharpe ratio and return: of the "
-    "test bars, after costs; what a run came to in a sentence: flashtrader runs show RUN"
+    "test bars, after costs; what a run came to in a sentence: flashtrader runs show RUN; "
+    f"{VERDICTS_AGE}"
 )
 
 
@@ -90,6 +91,7 @@ def show_run(
     notes = [f"{symbol}: {extent}" for symbol, extent in manifest.extents.items()] if manifest else []
     notes += [f"made by: {manifest.command}"] if manifest else []
     notes += _sentences(summary)
+    notes += [VERDICTS_AGE] if summary.backtest else []
     show([_facts_table(summary)], _payload(summary) | {"experiment": config}, as_json, notes)
 
 
@@ -135,6 +137,7 @@ def compare(
     payload = {"runs": [_payload(run) for run in found], "differences": differences}
     notes = [f"no difference in {' or '.join(same)}"] if same else []
     notes += [sentence for run in found for sentence in _sentences(run)]
+    notes += [VERDICTS_AGE] if any(run.backtest for run in found) else []
     show([*tables, Table("What they came to", columns, rows)], payload, as_json, notes)
 
 

@@ -46,6 +46,7 @@ def test_runs_stand_on_one_page(runs: Path, flashtrader: Command) -> None:
         "backtest", "a-001", "--compare", "b-001", "--runs-dir", runs, "--out", runs / "mine.html"
     )
     assert "a-001: Nothing is known of a-001." in shown.out
+    assert "later ones are not in it" in " ".join(shown.out.split())
     assert (runs / "mine.html").read_bytes() == page.read_bytes()
 
 

@@ -136,6 +136,13 @@ def test_the_best_comes_with_its_verdict_and_a_warning(runs_dir: Path, flashtrad
     assert by_skill["chosen_from"] == 3
 
 
+def test_a_verdict_comes_with_what_it_does_not_count(runs_dir: Path, flashtrader: Command) -> None:
+    for command in (["runs"], ["runs", "show", "hourly-002"], ["runs", "compare", "hourly-001", "hourly-002"]):
+        told = " ".join(flashtrader.succeeds(*command, "--runs-dir", runs_dir).out.split())
+        assert "later ones are not in it" in told
+    assert "later ones" not in flashtrader.succeeds("runs", "show", "hourly-003", "--runs-dir", runs_dir).out
+
+
 def test_a_run_that_failed_its_verification_is_told(runs_dir: Path, flashtrader: Command) -> None:
     (runs_dir / "hourly-002" / "verify.json").write_text('{"passed": false, "mode": "quick", "checks": []}')
     best = flashtrader.succeeds("runs", "best", "--runs-dir", runs_dir, "--json").json
