@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flashtrader.config import Experiment
+from flashtrader.config import BacktestConfig, Experiment
 from flashtrader.forecasting.forecast import Forecasts
 from flashtrader.panel.loading import load_panel
 from flashtrader.run import create_run
@@ -52,6 +52,13 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Place:
     return Place(tmp_path, monkeypatch, getattr(request, "param", 12))
+
+
+def test_every_key_of_a_backtest_is_known_to_be_a_cost_or_none() -> None:
+    """A new one that were a cost, and stayed, would drown what a delay loses."""
+    kept = {"initial_equity", "fill", "maker_share", "impact_exponent", "liquidity_bars", "no_trade_band"}
+    kept |= {"max_gross", "liquidation_fee_bps", "calendar"}  # without a margin nothing is liquidated
+    assert set(BacktestConfig.model_fields) == kept | set(late._WITHOUT_COSTS)
 
 
 def test_skill_that_lasts_is_kept(place: Place) -> None:
