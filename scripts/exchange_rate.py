@@ -53,8 +53,8 @@ from flashtrader.panel.segments import Segments
 from flashtrader.panel.splits import Boundaries, Rows, Split
 from flashtrader.run import create_run
 from flashtrader.training.data import TrainingData
-from flashtrader.training.loop import Trainer
 from flashtrader.training.manifest import describe_machine, describe_training
+from flashtrader.training.trainer import Trainer
 
 Floats = NDArray[np.floating]
 

@@ -10,10 +10,9 @@ from flashtrader.run import Run
 from flashtrader.training.spread import Finish, Spread, spread
 from flashtrader.training.stopping import FINISHED
 from flashtrader.training.summary import TrainingSummary
-from flashtrader.training.tracking import Metrics
+from flashtrader.training.tracking import Metrics, Watcher
 from flashtrader.training.walk_forward import Member, describe_members
 
-Watcher = Callable[[Metrics], None]
 TrainMember = Callable[[Run, Member, Run | None, Path, Watcher], TrainingSummary]
 """Trains a member, or goes on with it, in the run directory given; from the best weights of the other, if given."""
 

@@ -13,10 +13,11 @@ from flashtrader.launch import num_processes
 from flashtrader.manifest import Fingerprint, Machine, Manifest, read_manifest
 from flashtrader.models.precision import pick_device
 from flashtrader.panel.loading import fingerprints, load_tables
-from flashtrader.training.loop import Watcher, train_model
+from flashtrader.training.loop import train_model
 from flashtrader.training.manifest import describe_machine, describe_outcome, on_period_of
 from flashtrader.training.stopping import FINISHED
 from flashtrader.training.summary import TrainingSummary
+from flashtrader.training.tracking import Watcher
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Metrics = dict[str, Any]
+Watcher = Callable[[Metrics], None]
+"""Gets the metrics of every step as they are written."""
 
 
 class MetricsLog:

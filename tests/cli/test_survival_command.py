@@ -13,7 +13,7 @@ from command import Command
 from flashtrader.files import read_json_lines
 from flashtrader.forecasting import forecast
 from flashtrader.training import checkpoint, loop
-from flashtrader.training.loop import Trainer
+from flashtrader.training.trainer import Trainer
 from panels import random_bars
 from place import Place
 

@@ -9,7 +9,7 @@ import pytest
 
 from command import Command
 from flashtrader.errors import TrainingError
-from flashtrader.training.loop import Trainer
+from flashtrader.training.trainer import Trainer
 from panels import random_bars
 from place import Place
 

@@ -22,7 +22,8 @@ from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
-from flashtrader.training.loop import Trainer, resume_training, train_model
+from flashtrader.training.loop import resume_training, train_model
+from flashtrader.training.trainer import Trainer
 from panels import random_bars, store_bars
 
 

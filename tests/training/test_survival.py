@@ -27,9 +27,10 @@ from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.registry import Status, summarise
 from flashtrader.run import Run
-from flashtrader.training import loop
-from flashtrader.training.loop import Trainer, resume_training, train_model
+from flashtrader.training import loop, trainer
+from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.tracking import MetricsLog
+from flashtrader.training.trainer import Trainer
 from panels import random_bars, store_bars
 
 STEPS = 8
@@ -225,7 +226,7 @@ def test_a_validation_loss_out_of_all_proportion_stops(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.5, 900.0, 1100.0])
-    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(losses))
+    monkeypatch.setattr(trainer, "validation_loss", lambda *_: next(losses))
     message = r"tiny-001: the validation loss is 1100 at step 3, and was 0\.5 at best; lower .* of step 1 are kept$"
     with pytest.raises(DivergedError, match=message):
         train_model(experiment(evaluate_every=1), data_dir, tmp_path, watch_nothing)

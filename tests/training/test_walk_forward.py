@@ -26,9 +26,10 @@ from flashtrader.models.weights import load_tensors
 from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run, find_run
 from flashtrader.training import loop
-from flashtrader.training.loop import Trainer, resume_training, train_model
+from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.spread import Spread
 from flashtrader.training.summary import Spread as SpreadOverSeeds
+from flashtrader.training.trainer import Trainer
 from panels import HOUR_MS, random_bars, store_bars
 
 SYMBOLS = ("AAA", "BBB")
