@@ -8,15 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import SYMBOLS, tiny
 from flashtrader.config import (
-    DataConfig,
     Experiment,
-    LogReturnTarget,
-    ModelConfig,
-    PanelConfig,
-    SplitConfig,
-    TrainingConfig,
-    WalkForwardConfig,
 )
 from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import write_json
@@ -26,7 +20,6 @@ from flashtrader.run import Run
 from flashtrader.training.loop import train_model
 from panels import HOUR_MS, random_bars, store_bars
 
-SYMBOLS = ("AAA", "BBB")
 NUM_BARS = 400
 FIRST, SECOND = 260, 340
 """First bars of the folds' tests."""
@@ -42,23 +35,15 @@ def store(data_dir: Path, *, stop: int = NUM_BARS, noise_from: int | None = None
 
 
 def experiment(*, walks: bool = True, family: str = "returns", seeds: tuple[int, ...] = (3, 4)) -> Experiment:
-    parts = WalkForwardConfig(train=200, validation=60, test=80)
-    return Experiment(
-        name="tiny",
-        data=DataConfig(source="file", symbols=SYMBOLS),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
-        split=SplitConfig(walk_forward=parts) if walks else SplitConfig(validation=0.2, test=0.2),
-        model=ModelConfig(family=family, context_bars=8, width=8, layers=2, heads=2),
-        training=TrainingConfig(
-            segment_bars=48,
-            batch_size=2,
-            max_steps=4,
-            learning_rate=0.01,
-            evaluate_every=2,
-            device="cpu",
-            seeds=seeds,
-            plain_models=("ridge",),
-        ),
+    return tiny(
+        split={"walk_forward": {"train": 200, "validation": 60, "test": 80}} if walks else None,
+        model={"family": family, "layers": 2, "dropout": 0.0},
+        max_steps=4,
+        learning_rate=0.01,
+        evaluate_every=2,
+        schedule_warmup_steps=100,
+        seeds=seeds,
+        plain_models=("ridge",),
     )
 
 

@@ -18,13 +18,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import tiny
 from flashtrader.config import (
-    DataConfig,
     Experiment,
-    LogReturnTarget,
-    ModelConfig,
-    PanelConfig,
-    SplitConfig,
     TrainingConfig,
     to_yaml,
 )
@@ -52,24 +48,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(**training: Any) -> Experiment:
-    settings: dict[str, Any] = {
-        "segment_bars": 48,
+    settings = {
         "batch_size": 4,
         "max_steps": 6,
         "evaluate_every": 3,
-        "schedule_warmup_steps": 2,
         "clip_norm": 0.1,
-        "device": "cpu",
         "plain_models": ("persistence",),
     }
-    return Experiment(
-        name="tiny",
-        data=DataConfig(source="file", symbols=("AAA", "BBB")),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
-        split=SplitConfig(validation=0.2, test=0.2),
-        model=ModelConfig(context_bars=8, width=16, layers=2, heads=2),
-        training=TrainingConfig(**(settings | training)),
-    )
+    return tiny(model={"width": 16, "layers": 2, "dropout": 0.0}, **(settings | training))
 
 
 def portfolio(loss: str, mixing: str, **training: Any) -> Experiment:

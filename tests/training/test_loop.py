@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import store_two_markets, tiny, watch_nothing
 from flashtrader.config import (
-    DataConfig,
-    Experiment,
-    LogReturnTarget,
-    ModelConfig,
-    PanelConfig,
     SplitConfig,
-    TrainingConfig,
 )
 from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
@@ -29,34 +24,7 @@ from panels import random_bars, store_bars
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("data")
-    for seed, symbol in enumerate(("AAA", "BBB")):
-        store_bars(data_dir, symbol, random_bars(600, seed))
-    return data_dir
-
-
-def experiment(**training: Any) -> Experiment:
-    settings: dict[str, Any] = {
-        "segment_bars": 48,
-        "batch_size": 2,
-        "max_steps": 12,
-        "evaluate_every": 4,
-        "schedule_warmup_steps": 2,
-        "device": "cpu",
-        "plain_models": (),
-    }
-    return Experiment(
-        name="tiny",
-        data=DataConfig(source="file", symbols=("AAA", "BBB")),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
-        split=SplitConfig(validation=0.2, test=0.2),
-        model=ModelConfig(context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
-        training=TrainingConfig(**(settings | training)),
-    )
-
-
-def watch_nothing(_metrics: dict[str, Any]) -> None:
-    pass
+    return store_two_markets(tmp_path_factory.mktemp("data"), 600)
 
 
 def kill_after(step: int) -> Any:
@@ -76,7 +44,7 @@ def without_speed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_training_writes_all_that_the_run_needs(data_dir: Path, tmp_path: Path) -> None:
-    summary = train_model(experiment(), data_dir, tmp_path, watch_nothing)
+    summary = train_model(tiny(), data_dir, tmp_path, watch_nothing)
     rows = read_json_lines(summary.run.metrics)
     assert [row["step"] for row in rows] == list(range(1, 13))
     evaluations = [row for row in rows if "validation_loss" in row]
@@ -96,7 +64,7 @@ def test_training_writes_all_that_the_run_needs(data_dir: Path, tmp_path: Path) 
 def test_a_resumed_run_equals_one_that_never_stopped(
     data_dir: Path, tmp_path: Path, schedule: str, killed_after: int
 ) -> None:
-    settings = experiment(schedule=schedule, plateau_patience=1, evaluate_every=1 if killed_after == 1 else 3)
+    settings = tiny(schedule=schedule, plateau_patience=1, evaluate_every=1 if killed_after == 1 else 3)
     whole = train_model(settings, data_dir, tmp_path / "whole", watch_nothing)
     with pytest.raises(ZeroDivisionError):
         train_model(settings, data_dir, tmp_path / "cut", kill_after(killed_after))
@@ -110,7 +78,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data_dir: Path, tmp_path: Path) -> None:
     first, again, other = (
-        weights(train_model(experiment(seed=seed), data_dir, tmp_path / name, watch_nothing).run, "last")
+        weights(train_model(tiny(seed=seed), data_dir, tmp_path / name, watch_nothing).run, "last")
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -122,11 +90,11 @@ def test_an_interrupt_saves_and_resuming_goes_on(data_dir: Path, tmp_path: Path)
         if metrics["step"] == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    whole = train_model(experiment(), data_dir, tmp_path / "whole", watch_nothing)
-    stopped = train_model(experiment(), data_dir, tmp_path / "cut", interrupt)
+    whole = train_model(tiny(), data_dir, tmp_path / "whole", watch_nothing)
+    stopped = train_model(tiny(), data_dir, tmp_path / "cut", interrupt)
     assert stopped.stopped == "interrupted"
     assert stopped.steps == 6
-    resumed = resume_training(experiment(), data_dir, stopped.run, watch_nothing)
+    resumed = resume_training(tiny(), data_dir, stopped.run, watch_nothing)
     assert resumed.stopped == "completed"
     expected, found = weights(whole.run, "last"), weights(resumed.run, "last")
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -145,7 +113,7 @@ def test_accumulated_batches_are_one_larger_batch(
             return self.data.segments.batch(chosen), chosen
 
         monkeypatch.setattr(Trainer, "_draw", draw)
-        settings = experiment(max_steps=1, **training)
+        settings = tiny(max_steps=1, **training)
         still = settings.model_copy(update={"model": settings.model.model_copy(update={"dropout": 0.0})})
         return weights(train_model(still, data_dir, tmp_path, watch_nothing).run, "last")
 
@@ -157,7 +125,7 @@ def test_accumulated_batches_are_one_larger_batch(
 
 
 def test_training_stops_early_when_nothing_improves(data_dir: Path, tmp_path: Path) -> None:
-    settings = experiment(learning_rate=1e-12, evaluate_every=1, patience=2, max_steps=50)
+    settings = tiny(learning_rate=1e-12, evaluate_every=1, patience=2, max_steps=50)
     summary = train_model(settings, data_dir, tmp_path, watch_nothing)
     assert summary.stopped == "early"
     assert summary.steps < 50
@@ -174,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_bars(
     monkeypatch.setattr(Trainer, "_loss", diverge)
     message = r"not a number any more at step 6 \(.* from 1970-01-.*lower training\.learning_rate.*of step 4 are kept"
     with pytest.raises(TrainingError, match=message):
-        train_model(experiment(), data_dir, tmp_path, watch_nothing)
+        train_model(tiny(), data_dir, tmp_path, watch_nothing)
     assert weights(Run(tmp_path / "tiny-001"), "best")
 
 
@@ -185,7 +153,7 @@ def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made
         hours = bars["timestamp"] // 3_600_000
         store_bars(tmp_path / "data", symbol, bars[(hours < 380) | (hours >= 400)].reset_index(drop=True))
     split = SplitConfig(validation="1970-01-17T16:00", test="1970-01-18T16:00")
-    settings = experiment(warmup_bars=30).model_copy(update={"split": split})
+    settings = tiny(warmup_bars=30).model_copy(update={"split": split})
     with pytest.raises(ConfigError, match=r"^split\.validation: none of the 21 validation bars .* 30 warm-up bars"):
         train_model(settings, tmp_path / "data", tmp_path / "runs", watch_nothing)
     assert not (tmp_path / "runs").exists()
@@ -194,46 +162,46 @@ def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made
 def test_resuming_goes_on_when_older_bars_were_fetched_since(tmp_path: Path) -> None:
     for seed, symbol in enumerate(("AAA", "BBB")):
         store_bars(tmp_path / "data", symbol, random_bars(600, seed, first_hour=100))
-    run = train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing).run
+    run = train_model(tiny(), tmp_path / "data", tmp_path / "runs", watch_nothing).run
     for seed, symbol in enumerate(("AAA", "BBB")):
         store_bars(tmp_path / "data", symbol, random_bars(100, seed))
-    assert resume_training(experiment(max_steps=14), tmp_path / "data", run, watch_nothing).steps == 14
+    assert resume_training(tiny(max_steps=14), tmp_path / "data", run, watch_nothing).steps == 14
 
 
 def test_resuming_on_other_bars_is_refused_and_on_newer_ones_is_not(data_dir: Path, tmp_path: Path) -> None:
-    run = train_model(experiment(), data_dir, tmp_path / "runs", watch_nothing).run
+    run = train_model(tiny(), data_dir, tmp_path / "runs", watch_nothing).run
     for seed, symbol in enumerate(("AAA", "BBB")):
         store_bars(tmp_path / "longer", symbol, random_bars(700, seed))
         store_bars(tmp_path / "other", symbol, random_bars(600, seed + 7))
-    assert resume_training(experiment(), tmp_path / "longer", run, watch_nothing).stopped == "completed"
+    assert resume_training(tiny(), tmp_path / "longer", run, watch_nothing).stopped == "completed"
     with pytest.raises(DataError, match="the stored bars of AAA, BBB are not those that this run was trained on"):
-        resume_training(experiment(), tmp_path / "other", run, watch_nothing)
+        resume_training(tiny(), tmp_path / "other", run, watch_nothing)
 
 
 def test_only_the_length_of_a_training_may_change_on_resuming(data_dir: Path, tmp_path: Path) -> None:
-    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
-    longer = resume_training(experiment(max_steps=16), data_dir, run, watch_nothing)
+    run = train_model(tiny(), data_dir, tmp_path, watch_nothing).run
+    longer = resume_training(tiny(max_steps=16), data_dir, run, watch_nothing)
     assert longer.steps == 16
     assert run.experiment.training.max_steps == 16
     with pytest.raises(ConfigError, match=r"training\.learning_rate can't change"):
-        resume_training(experiment(max_steps=16, learning_rate=0.5), data_dir, run, watch_nothing)
+        resume_training(tiny(max_steps=16, learning_rate=0.5), data_dir, run, watch_nothing)
 
 
 def test_a_context_longer_than_the_data_is_a_config_error(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.segment_bars: a segment has 4096 bars, but the longest stretch"):
-        train_model(experiment(segment_bars=4096), data_dir, tmp_path / "runs", watch_nothing)
+        train_model(tiny(segment_bars=4096), data_dir, tmp_path / "runs", watch_nothing)
     assert not (tmp_path / "runs").exists()
 
 
 def test_missing_bars_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="flashtrader fetch --source file"):
-        train_model(experiment(), tmp_path / "data", tmp_path / "runs", watch_nothing)
+        train_model(tiny(), tmp_path / "data", tmp_path / "runs", watch_nothing)
 
 
 def test_tensorboard_gets_the_same_numbers(data_dir: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train_model(experiment(tensorboard=True, max_steps=4), data_dir, tmp_path, watch_nothing).run
+    run = train_model(tiny(tensorboard=True, max_steps=4), data_dir, tmp_path, watch_nothing).run
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     written = [row["train_loss"] for row in read_json_lines(run.metrics)]
@@ -243,12 +211,12 @@ def test_tensorboard_gets_the_same_numbers(data_dir: Path, tmp_path: Path) -> No
 def test_missing_tensorboard_is_a_config_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"training\.tensorboard: not installed; pip install"):
-        train_model(experiment(tensorboard=True), data_dir, tmp_path / "runs", watch_nothing)
+        train_model(tiny(tensorboard=True), data_dir, tmp_path / "runs", watch_nothing)
     assert not (tmp_path / "runs").exists()
 
 
 def test_metrics_survive_as_strict_json(data_dir: Path, tmp_path: Path) -> None:
-    run = train_model(experiment(), data_dir, tmp_path, watch_nothing).run
+    run = train_model(tiny(), data_dir, tmp_path, watch_nothing).run
     for line in run.metrics.read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
     assert np.isfinite(read_json_lines(run.metrics)[0]["train_loss"])

@@ -13,14 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from experiments import store_two_markets, tiny, watch_nothing
 from flashtrader.config import (
-    DataConfig,
     Experiment,
-    LogReturnTarget,
-    ModelConfig,
-    PanelConfig,
-    SplitConfig,
-    TrainingConfig,
 )
 from flashtrader.errors import ConfigError, DivergedError, TrainingError
 from flashtrader.files import read_json_lines
@@ -31,42 +26,18 @@ from flashtrader.training import loop, trainer
 from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.tracking import MetricsLog
 from flashtrader.training.trainer import Trainer
-from panels import random_bars, store_bars
 
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("data")
-    for seed, symbol in enumerate(("AAA", "BBB")):
-        store_bars(data_dir, symbol, random_bars(400, seed))
-    return data_dir
+    return store_two_markets(tmp_path_factory.mktemp("data"), 400)
 
 
 def experiment(**training: Any) -> Experiment:
-    settings: dict[str, Any] = {
-        "segment_bars": 48,
-        "batch_size": 2,
-        "max_steps": STEPS,
-        "evaluate_every": 4,
-        "checkpoint_every": 2,
-        "schedule_warmup_steps": 2,
-        "device": "cpu",
-        "plain_models": ("ridge",),
-    }
-    return Experiment(
-        name="tiny",
-        data=DataConfig(source="file", symbols=("AAA", "BBB")),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
-        split=SplitConfig(validation=0.2, test=0.2),
-        model=ModelConfig(context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
-        training=TrainingConfig(**(settings | training)),
-    )
-
-
-def watch_nothing(_metrics: dict[str, Any]) -> None:
-    pass
+    settings = {"max_steps": STEPS, "checkpoint_every": 2, "plain_models": ("ridge",)}
+    return tiny(**(settings | training))
 
 
 def at_step(step: int, act: Any) -> Any:

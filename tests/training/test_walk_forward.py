@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import SYMBOLS, store_two_markets, tiny, watch_nothing
 from flashtrader.config import (
-    DataConfig,
     Experiment,
-    LogReturnTarget,
-    ModelConfig,
-    PanelConfig,
     SplitConfig,
-    TrainingConfig,
-    WalkForwardConfig,
 )
 from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
@@ -32,42 +27,18 @@ from flashtrader.training.summary import Spread as SpreadOverSeeds
 from flashtrader.training.trainer import Trainer
 from panels import HOUR_MS, random_bars, store_bars
 
-SYMBOLS = ("AAA", "BBB")
 NAMES = ["fold-01-seed-3", "fold-01-seed-4", "fold-02-seed-3", "fold-02-seed-4"]
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("data")
-    for seed, symbol in enumerate(SYMBOLS):
-        store_bars(data_dir, symbol, random_bars(400, seed))
-    return data_dir
+    return store_two_markets(tmp_path_factory.mktemp("data"), 400)
 
 
 def experiment(*, family: str = "returns", walk: dict[str, Any] | None = None, **training: Any) -> Experiment:
-    settings: dict[str, Any] = {
-        "segment_bars": 48,
-        "batch_size": 2,
-        "max_steps": 6,
-        "evaluate_every": 3,
-        "schedule_warmup_steps": 2,
-        "device": "cpu",
-        "plain_models": ("ridge",),
-        "seeds": (3, 4),
-    }
-    parts: dict[str, Any] = {"train": 200, "validation": 60, "test": 80, "mode": "rolling"}
-    return Experiment(
-        name="tiny",
-        data=DataConfig(source="file", symbols=SYMBOLS),
-        panel=PanelConfig(features=("log_return", "rsi_3"), target=LogReturnTarget(kind="log_return", horizon_bars=2)),
-        split=SplitConfig(walk_forward=WalkForwardConfig(**(parts | (walk or {})))),
-        model=ModelConfig(family=family, context_bars=8, width=8, layers=1, heads=2, dropout=0.1),
-        training=TrainingConfig(**(settings | training)),
-    )
-
-
-def watch_nothing(_metrics: dict[str, Any]) -> None:
-    pass
+    parts = {"train": 200, "validation": 60, "test": 80, "mode": "rolling", **(walk or {})}
+    settings = {"max_steps": 6, "evaluate_every": 3, "plain_models": ("ridge",), "seeds": (3, 4)}
+    return tiny(split={"walk_forward": parts}, model={"family": family}, **(settings | training))
 
 
 def interrupt_once() -> Callable[[dict[str, Any]], None]:
