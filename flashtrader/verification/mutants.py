@@ -27,6 +27,7 @@ from flashtrader.panel.splits import Rows, Split
 from flashtrader.run import Run
 from flashtrader.training.walk_forward import Fold
 from flashtrader.verification.checks import Attack, Check, Subject, told
+from flashtrader.verification.families import nature_of
 from flashtrader.verification.histories import clock_of
 from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.open_bar import open_bar
@@ -35,8 +36,6 @@ from flashtrader.verification.training_leaks import training_noise, walk_forward
 Leaky = Callable[[Any], Callable[..., Any]]
 """From a function of the pipeline to one that leaks."""
 
-_ANSWERS_NO_BAR = ("persistence", "drift")
-_READS_CLOSES = (*_ANSWERS_NO_BAR, "momentum", "dlinear")
 _MEANS_OF_WINDOWS = ("volatility_", "range_", "volume_ratio_", "price_ratio_", "rsi_mean_")
 
 
@@ -278,12 +277,12 @@ def _needs_next_open(experiment: Experiment) -> str:
 
 def _needs_answers(experiment: Experiment) -> str:
     family = experiment.plain_family
-    return f"{family} answers the same at every bar" if family in _ANSWERS_NO_BAR else ""
+    return "" if nature_of(family).bars else f"{family} answers the same at every bar"
 
 
 def _needs_scaled_inputs(experiment: Experiment) -> str:
     family = experiment.plain_family
-    return f"{family} reads no feature" if family in _READS_CLOSES else ""
+    return "" if nature_of(family).features else f"{family} reads no feature"
 
 
 def _needs_changing_weights(experiment: Experiment) -> str:

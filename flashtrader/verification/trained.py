@@ -26,6 +26,7 @@ from flashtrader.panel.loading import LoadedPanel, load_panel
 from flashtrader.panel.splits import split_by_time
 from flashtrader.training.loop import train_model
 from flashtrader.verification.checks import Check, Figure, Subject
+from flashtrader.verification.families import nature_of
 from flashtrader.verification.histories import between, clock_of, store_tables, stored_tables
 from flashtrader.verification.planted import Market, leaning_book, simulated_market, trending_market
 from flashtrader.verification.shrunk import FULL, QUICK, REMEMBERING, Effort, remembering, rows_of, shrunk
@@ -35,9 +36,6 @@ LEVEL = 0.999
 long, for the errors of outcomes that overlap come out somewhat small."""
 SHARE_TO_FIND = 0.5
 """Of the best information coefficient there is; the whole interval of what was found must lie above it."""
-
-_ANSWERS_ONE_NUMBER = ("persistence", "drift")
-_LEARNS_NOTHING = (*_ANSWERS_ONE_NUMBER, "momentum")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def shuffled_targets(subject: Subject) -> Iterator[Check]:
     experiment = shrunk(subject.experiment, effort)
     tried = f"trained on the run's own rows with targets of {effort.shuffles} other times, and with their opposites"
     check = Check("shuffled targets", tried, "passed")
-    if experiment.model.family in _LEARNS_NOTHING:
+    if not nature_of(experiment.plain_family).learns:
         yield replace(
             check, outcome="skipped", reason=f"{experiment.model.family} learns nothing from when targets are"
         )
@@ -105,10 +103,10 @@ def noise_only_market(subject: Subject) -> Iterator[Check]:
 
 def planted_signal(subject: Subject) -> Iterator[Check]:
     """Train on a market whose rule is known: most of what can be forecast must be found."""
-    family = subject.experiment.model.family
+    family = subject.experiment.plain_family
     tried = "trained on a market whose rule is known"
-    if family in _LEARNS_NOTHING:
-        told = "answers one number" if family in _ANSWERS_ONE_NUMBER else "is a rule of its own"
+    if not nature_of(family).learns:
+        told = "is a rule of its own" if nature_of(family).bars else "answers one number"
         yield Check("planted signal", tried, "skipped", f"{family} {told} and finds none")
         return
     market, told = _market_with_a_rule(subject)

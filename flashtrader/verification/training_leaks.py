@@ -19,6 +19,7 @@ from flashtrader.training.loop import train_model
 from flashtrader.training.manifest import with_bars_of
 from flashtrader.training.walk_forward import trained_folds
 from flashtrader.verification.checks import Check, Subject
+from flashtrader.verification.families import nature_of
 from flashtrader.verification.histories import (
     Tables,
     between,
@@ -32,7 +33,6 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _NEWEST_SEGMENTS = 16
 _STEPS = 2
-_SAME_IN_EVERY_FOLD = ("persistence", "momentum")
 
 
 def training_noise(subject: Subject) -> Iterator[Check]:
@@ -99,7 +99,7 @@ def walk_forward_noise(subject: Subject) -> Iterator[Check]:
     if len(folds) < 2:
         yield Check(name, tried, "skipped", "the run is no walk-forward of several folds")
         return
-    if subject.experiment.model.family in _SAME_IN_EVERY_FOLD:
+    if not nature_of(subject.experiment.plain_family).targets:
         yield Check(name, tried, "skipped", f"{subject.experiment.model.family} learns nothing, whatever fold it is of")
         return
     experiment = with_bars_of(subject.run, subject.experiment)
