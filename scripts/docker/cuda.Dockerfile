@@ -30,12 +30,12 @@ RUN pip install --no-cache-dir --constraint scripts/constraints.txt '.[tracking]
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/flashtrader /opt/flashtrader
 RUN useradd --uid 1000 --create-home trader && \
-    install --directory --owner=trader --group=trader /work /work/data /work/runs
+    install --directory --owner=trader --group=trader /flashtrader /flashtrader/data /flashtrader/runs
 ENV PATH=/opt/flashtrader/bin:$PATH PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /flashtrader
 USER 1000
-VOLUME ["/work/data", "/work/runs"]
+VOLUME ["/flashtrader/data", "/flashtrader/runs"]
 # Of process 1 the kernel drops a signal without a handler; Python has one for this signal from its first moment on.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["flashtrader"]
