@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def save_checkpoint(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     last, previous = _files(directory)
-    with suppress(FileNotFoundError):
+    if last.is_file():
         _keep(last, previous)
     save_tensors(last, tensors, {"progress": asdict(progress), "schedule": schedule.state()})
 
@@ -112,6 +111,8 @@ def _newest_whole(directory: Path) -> tuple[Path, dict[str, Tensor], dict[str, A
             raise error from None
     if last.is_file():
         _log.warning("%s is damaged; training goes on from the checkpoint before it, %s", last, previous.name)
+        if team().is_writer:  # else the next checkpoint would put it in the place of the whole one
+            last.replace(last.with_name("damaged.safetensors"))
     return previous, *found
 
 

@@ -22,7 +22,7 @@ from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.registry import Status, summarise
 from flashtrader.run import Run
-from flashtrader.training import loop, trainer
+from flashtrader.training import checkpoint, loop, trainer
 from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.tracking import MetricsLog
 from flashtrader.training.trainer import Trainer
@@ -102,6 +102,25 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
         assert first_step_on_resuming(data_dir, run) == 5
     said = [f"{last} is damaged; training goes on from the checkpoint before it, previous.safetensors"]
     assert [record.message for record in caplog.records] == ([] if damage == "missing" else said)
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["damaged", "missing"])
+def test_no_checkpoint_that_is_not_whole_takes_the_place_of_the_whole_one_before(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    last = run.checkpoints / "last.safetensors"
+    last.write_bytes(b"nothing of the kind") if damage == "damaged" else last.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_tensors", full)
+        with pytest.raises(TrainingError, match=r"No space left on device, at step 6"):
+            resume_training(experiment(), data_dir, run, watch_nothing)
+    assert first_step_on_resuming(data_dir, run) == 5
     assert outcome(run) == undisturbed
 
 
