@@ -85,7 +85,7 @@ def audit(data_dir: Path, history: History) -> Audit:
     """Read and check all of a history: checksums, columns, order, grid, values, overlaps, and what the ledger says.
 
     Nothing is written, and no lock is taken. A fetch that was killed leaves a ledger that is not examined and a part
-    that it does not know: that is no damage, and the next fetch goes on from there.
+    that it does not know, or a directory with neither: that is no damage, and the next fetch goes on from there.
     """
     if isinstance(history, Series):
         return _audit_bars(Store(data_dir), history)
@@ -102,7 +102,7 @@ def _audit_bars(store: Store, series: Series) -> Audit:
     ledger = Ledger()
     try:
         ledger = read_ledger(path)
-        if not path.exists():
+        if paths and not path.exists():
             findings.append(Finding(path, f"{path}: is gone, and with it what the source has answered", "fetch"))
     except DataError as error:
         findings.append(Finding(path, str(error), "fetch"))

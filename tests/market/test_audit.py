@@ -59,6 +59,12 @@ def data_dir(exchange: ExchangeServer, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_fetch_that_was_killed_before_its_first_write_left_no_damage(tmp_path: Path) -> None:
+    with parts_module.writing(Store(tmp_path).directory(BTC)):
+        pass
+    assert audit(tmp_path, BTC).findings == ()
+
+
 def parts(data_dir: Path) -> list[Path]:
     return sorted(Store(data_dir).directory(BTC).glob("bars-*.parquet"))
 
