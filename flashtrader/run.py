@@ -9,7 +9,7 @@ from typing import Any
 
 from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import read_json, write_json, write_text
+from flashtrader.files import read_json, read_json_lines, write_json, write_text
 
 _RESULTS = (
     *("forecasts.parquet", "latest*.parquet", "live.parquet", "plain/*.parquet"),
@@ -48,7 +48,10 @@ class Run:
                 f"{self.path}: nothing was trained in it; if its training was killed, begin it with: "
                 f"flashtrader train --resume {self.path}"
             )
-        manifest = read_json(self.path / "manifest.json")
+        try:
+            manifest = read_json(self.path / "manifest.json")
+        except DataError as error:
+            raise DataError(f"{error}; restore it from a copy, or train the run again") from None
         if not isinstance(manifest, dict):
             raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")
         return manifest
@@ -70,6 +73,14 @@ class Run:
     def metrics(self) -> Path:
         """One JSON object a line: steps and evaluations."""
         return self.path / "metrics.jsonl"
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics` that are whole. Raises DataError for anything else than a step's numbers."""
+        rows = read_json_lines(self.metrics)
+        for number, row in enumerate(rows, start=1):
+            if type(row.get("step")) is not int or not all(isinstance(value, int | float) for value in row.values()):
+                raise DataError(f"{self.metrics}: line {number}: not the numbers of a step; take the line out")
+        return rows
 
     @property
     def forecasts(self) -> Path:

@@ -166,12 +166,11 @@ def train(
 
 def _draw_losses(run: "Run") -> None:
     """Draw the losses of a run's model, or of each of its models that has begun."""
-    from flashtrader.files import read_json_lines
     from flashtrader.report.plots import plot_loss_curves, write_png
 
     members = [run.member(member["name"]) for member in run.manifest.get("members", [])]
     for model in members or [run]:
-        if steps := read_json_lines(model.metrics):
+        if steps := model.read_metrics():
             write_png(plot_loss_curves(steps), model.path / "loss.png")
 
 

@@ -110,8 +110,12 @@ def _commit() -> str | None:
 
 
 def check_same_experiment(run: Run, experiment: Experiment) -> None:
-    """Raise ConfigError if the experiment is not the run's own but for when training stops and what it reports."""
-    old, new = (flatten(described.model_dump(mode="json")) for described in (run.experiment, experiment))
+    """Raise ConfigError if the experiment is not the run's own but for when training stops and what it reports.
+
+    The manifest tells which is its own once training has begun: config.yaml can be edited.
+    """
+    own = read_manifest(run.path / "manifest.json").experiment if run.has_begun else run.experiment
+    old, new = (flatten(described.model_dump(mode="json")) for described in (own, experiment))
     changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(

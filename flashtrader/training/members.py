@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from flashtrader.files import read_json_lines
 from flashtrader.run import Run
 from flashtrader.training.spread import Finish, Spread, spread
 from flashtrader.training.stopping import FINISHED
@@ -73,7 +72,7 @@ class Follow:
 
     def __init__(self, run: Run, place: Metrics, watch: Watcher) -> None:
         self._path, self._place, self._watch = run.metrics, place, watch
-        self._step = max((row["step"] for row in read_json_lines(run.metrics)), default=0)
+        self._step = max((row["step"] for row in run.read_metrics()), default=0)
         self._position = 0
 
     def __call__(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flashtrader.config import Experiment
 from flashtrader.errors import DivergedError, TrainingError
-from flashtrader.files import read_json_lines, write_text
+from flashtrader.files import write_text
 from flashtrader.market.spans import iso_time
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import autocast, device_of
@@ -65,7 +65,7 @@ class Trainer:
         self.team.from_writer(self._forget_later_metrics)
 
     def _forget_later_metrics(self) -> None:
-        kept = [row for row in read_json_lines(self.run.metrics) if row["step"] <= self.progress.step]
+        kept = [row for row in self.run.read_metrics() if row["step"] <= self.progress.step]
         write_text(self.run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def train(self, watch: Watcher) -> TrainingSummary:

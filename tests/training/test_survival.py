@@ -17,7 +17,7 @@ from experiments import store_two_markets, tiny, watch_nothing
 from flashtrader.config import (
     Experiment,
 )
-from flashtrader.errors import ConfigError, DivergedError, TrainingError
+from flashtrader.errors import ConfigError, DataError, DivergedError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.registry import Status, summarise
@@ -122,6 +122,22 @@ def test_no_checkpoint_that_is_not_whole_takes_the_place_of_the_whole_one_before
             resume_training(experiment(), data_dir, run, watch_nothing)
     assert first_step_on_resuming(data_dir, run) == 5
     assert outcome(run) == undisturbed
+
+
+def test_a_config_edited_in_the_run_is_refused_like_any_other_change(data_dir: Path, tmp_path: Path) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    edited = experiment(learning_rate=0.5)
+    run.write_config(edited)
+    with pytest.raises(ConfigError, match=r"training\.learning_rate can't change when a run goes on"):
+        resume_training(edited, data_dir, run, watch_nothing)
+
+
+@pytest.mark.parametrize("line", ["{}", '{"step": "1"}', '{"step": 1, "train_loss": "low"}'])
+def test_metrics_that_are_none_are_an_error_that_names_the_line(data_dir: Path, tmp_path: Path, line: str) -> None:
+    run = killed(data_dir, tmp_path, 7)
+    run.metrics.write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1: not the numbers of a step; take the line out$"):
+        resume_training(experiment(), data_dir, run, watch_nothing)
 
 
 def test_two_damaged_checkpoints_are_an_error_that_names_the_newer(data_dir: Path, tmp_path: Path) -> None:
