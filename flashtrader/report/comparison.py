@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from flashtrader.backtest.bootstrap import block_bars, draw_histories, interval9
 from flashtrader.backtest.metrics import max_drawdown, sharpe, simple_returns, total_return
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_text
-from flashtrader.interval import Interval
+from flashtrader.interval import CalendarName, Interval
 from flashtrader.report.chart import BLUE, OTHERS, Chart, legend, level, line
 from flashtrader.report.formats import UNKNOWN, counted, fixed, percent
 from flashtrader.report.markup import document, figures, prose, section, spans, table
@@ -107,7 +107,7 @@ def read_traded(run: Run) -> TradedRun:
         equity_T = table["equity"].to_numpy(np.float64)
         timestamps = pd.DatetimeIndex(table.index).as_unit("ms").asi8
         whole = isinstance(told["metrics"], dict) and isinstance(told["experiment"], dict)
-        dated = {"interval", "calendar"} <= told["period"].keys()
+        dated = "interval" in told["period"] and told["period"]["calendar"] in get_args(CalendarName)
         known = bool(told["verdict"]) and whole and dated and len(equity_T) > 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False
