@@ -69,9 +69,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         *whole, _cut = _text(path).split("\n")
         rows = [json.loads(line) for line in whole]
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: damaged, not readable as lines of JSON ({error})") from None
+        raise DataError(
+            f"{path}: damaged, not readable as lines of JSON ({error}); restore it from a copy, or delete it"
+        ) from None
     if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: damaged, a line is no JSON object")
+        raise DataError(f"{path}: damaged, a line is no JSON object; restore it from a copy, or delete it")
     return rows
 
 

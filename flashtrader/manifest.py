@@ -158,5 +158,5 @@ def read_manifest(path: Path) -> Manifest:
         reason = str(error)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
     raise DataError(f"{path}: {reason}; it was edited, or another version wrote it")

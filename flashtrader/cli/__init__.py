@@ -58,7 +58,7 @@ def main() -> None:
             raise
         fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        fail(error.format_message(), 2)
+        fail(error.format_message().replace("Value error, ", ""), 2)  # pydantic's words for our type errors
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

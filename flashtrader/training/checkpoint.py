@@ -96,8 +96,10 @@ def restore_checkpoint(
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return Progress(**facts["progress"])
     except (ArithmeticError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: the checkpoint does not fit the run's config.yaml ({reason})") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise TrainingError(
+            f"{path}: the checkpoint does not fit the run's config.yaml ({reason}); was one of them edited?"
+        ) from None
 
 
 def _newest_whole(directory: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:

@@ -74,11 +74,16 @@ def begin_sweep(config: Path, overrides: Sequence[str], grid: Sequence[str], run
 def read_sweep(path: Path) -> Sweep:
     """Return the sweep that a file lists. Raises DataError when it is none."""
     try:
-        return Sweep(path, _Recorded.model_validate(read_json(path)).trials)
+        recorded = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; restore it from a copy, or go on with its runs one by one") from None
+    try:
+        return Sweep(path, _Recorded.model_validate(recorded).trials)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg'].lower()}; give the file of a sweep, or a run") from None
+        told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        raise DataError(f"{path}: {where}: {told}; give the file of a sweep, or a run") from None
 
 
 def train_sweep(sweep: Sweep, data_dir: Path, watch: Callable[[Metrics], None], over: Spread) -> Finish:

@@ -49,3 +49,9 @@ def copy_of_finished(finished: Path, tmp_path: Path, flashtrader: Command) -> Ca
         return Place(tmp_path, flashtrader)
 
     return make
+
+
+@pytest.fixture
+def unspoiled(finished: Path, flashtrader: Command) -> Place:
+    """That one itself, for commands that fail before they write."""
+    return Place(finished, flashtrader)

@@ -40,3 +40,14 @@ class Place:
     def fails(self, exit_code: int, *arguments: object, data: str = "data") -> str:
         """Run a command that must fail; return its one line."""
         return self.command.fails(exit_code, *arguments, *self.places(data))
+
+    def tells(self, command: str) -> tuple[int, str]:
+        """Return how a command ends: its exit code and its one line, with {root} and {run} in place of paths."""
+        words = command.replace("{root}", str(self.root)).split()
+        for option, directory in (("--data-dir", "data"), ("--runs-dir", "runs")):
+            if option not in words:
+                words += [option, str(self.root / directory)]
+        outcome = self.command(*words)
+        assert "Traceback" not in outcome.err
+        line = "".join(outcome.err.strip().splitlines()[-1:]).removeprefix("error: ")
+        return outcome.exit_code, line.replace(str(self.run), "{run}").replace(str(self.root), "{root}")

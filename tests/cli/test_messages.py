@@ -2,20 +2,18 @@
 
 Beside these: single keys of a config in test_config.py; how every kind of table and file of bars is refused in
 test_signals.py, test_files_source.py and test_books.py; what an exchange answers in test_bybit.py and test_yahoo.py;
-fetches in test_fetch_command.py, test_fetch_books.py and test_fetch_funding.py; sweeps, folds and processes in
-test_walk_forward_command.py, test_spread.py and test_distributed.py; reproduction in test_reproduce_command.py.
+fetches in test_fetch_command.py; folds and processes in test_walk_forward_command.py, test_spread.py and
+test_distributed.py; bench, sweeps, books, comparisons, and files inside a run in test_refusals.py.
 
 {root} stands for the directory of the test, {run} for its run. What `spoil` does, the row's command has to name.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from command import Command
 from place import Place
 
 TRAIN = "train --config {root}/tiny.yaml"
@@ -53,7 +51,7 @@ OPTIONS = [
     (
         "predict --split tomorrow",
         2,
-        ("Invalid value for '--split': Value error, 'tomorrow' is not one of 'test', 'all', 'latest'."),
+        ("Invalid value for '--split': 'tomorrow' is not one of 'test', 'all', 'latest'."),
     ),
     ("backtest --weights a.csv --forecasts b.csv", 2, "give --forecasts or --weights, not both"),
     ("backtest --weights a.csv", 2, "a.csv: give --config X.yaml, or --run R, to say on which bars and at what cost"),
@@ -386,7 +384,7 @@ FILES = [
         "predict",
         1,
         "{run}/manifest.json: damaged, not readable as JSON (Expecting property name enclosed in double quotes: "
-        "line 1 column 2 (char 1))",
+        "line 1 column 2 (char 1)); restore it from a copy, or train the run again",
     ),
     (
         without("manifest.json"),
@@ -412,31 +410,15 @@ FILES = [
 ]
 
 
-def told(place: Place, command: str) -> tuple[int, str]:
-    """Return how a command ends: its exit code and its one line, with names in place of paths."""
-    words = command.replace("{root}", str(place.root)).split()
-    given = () if "--data-dir" in words else ("--data-dir", place.root / "data")
-    given += () if "--runs-dir" in words else ("--runs-dir", place.root / "runs")
-    outcome = place.command(*words, *given)
-    last = outcome.err.strip().splitlines()[-1:]
-    line = "".join(last).removeprefix("error: ")
-    return outcome.exit_code, line.replace(str(place.run), "{run}").replace(str(place.root), "{root}")
-
-
-@pytest.fixture
-def unspoiled(finished: Path, flashtrader: Command) -> Place:
-    return Place(finished, flashtrader)
-
-
 @pytest.mark.parametrize(("command", "exit_code", "message"), OPTIONS + NAMES + TOGETHER)
 def test_what_can_t_be_asked_for(unspoiled: Place, command: str, exit_code: int, message: str) -> None:
-    assert told(unspoiled, command) == (exit_code, message)
+    assert unspoiled.tells(command) == (exit_code, message)
 
 
 @pytest.mark.parametrize(("overrides", "message"), CONFIGS)
 def test_what_can_t_be_an_experiment(unspoiled: Place, overrides: str, message: str) -> None:
     command = " ".join([TRAIN, *(f"--set {override}" for override in overrides.split())])
-    assert told(unspoiled, command) == (2, f"{{root}}/tiny.yaml: {message}")
+    assert unspoiled.tells(command) == (2, f"{{root}}/tiny.yaml: {message}")
 
 
 @pytest.mark.parametrize(("spoil", "command", "exit_code", "message"), FILES)
@@ -445,4 +427,4 @@ def test_what_can_t_be_read(
 ) -> None:
     place = copy_of_finished()
     spoil(place)
-    assert told(place, command) == (exit_code, message)
+    assert place.tells(command) == (exit_code, message)
