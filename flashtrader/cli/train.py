@@ -135,8 +135,8 @@ def train(
         say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
     try:
         drawn = experiment.plain_family is None
-        shown = TrainingProgress(experiment.training.max_steps, drawn=drawn)
-        with join(experiment.training) as team, shown as progress, terminable():
+        progress = TrainingProgress(experiment.training.max_steps, drawn=drawn)
+        with join(experiment.training) as team, progress, terminable():
             if resume is not None:
                 summary = resume_training(experiment, data_dir, run, progress.update, over)
             elif again is not None:
@@ -144,7 +144,10 @@ def train(
             else:
                 summary = train_model(experiment, data_dir, runs_dir, progress.update, over)
     except KeyboardInterrupt as stop:
-        say("stopped before a step was made; nothing is lost: the same command goes on")
+        if progress.has_begun:
+            say("stopped within a step; the run goes on from its last checkpoint with: flashtrader train --resume RUN")
+        else:
+            say("stopped before a step was made; nothing is lost: the same command goes on")
         sys.exit(_EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
 
     if not team.is_writer:

@@ -35,6 +35,11 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a step was made."""
+        return bool(self._seen)
+
     def update(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of one step."""
         from flashtrader.report.formats import fixed

@@ -87,6 +87,23 @@ def test_a_signal_before_the_first_step_stops_in_order(
     assert stopped.err.splitlines()[-1] == ("stopped before a step was made; nothing is lost: the same command goes on")
 
 
+def test_a_second_ctrl_c_stops_within_a_step_and_says_from_where_the_run_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, twice)
+        stopped = place.command("train", "--config", place.config, *place.places())
+    assert stopped.exit_code == 130
+    assert stopped.err.splitlines()[-1] == (
+        "stopped within a step; the run goes on from its last checkpoint with: flashtrader train --resume RUN"
+    )
+    assert place("train", "--resume", place.run)["steps"] == 4
+
+
 def test_a_training_that_diverged_is_one_line_and_listed_as_such(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, lambda: torch.tensor(torch.nan, requires_grad=True))
     line = place.fails(1, "train", "--config", place.config)

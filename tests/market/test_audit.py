@@ -268,6 +268,17 @@ def test_long_histories_are_extended_without_being_read(
     assert Store(data_dir).examine(BTC) == ledger
 
 
+def test_a_profile_with_any_byte_damaged_is_one_that_can_be_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "profile.npz"
+    index = np.arange(0, 4_000, 3)
+    profile = Profile(index, index % 2 == 0, index % 5 == 0)
+    profile.write(path)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        assert len(Profile.read(path).index) in (0, len(index)), f"byte {place}"
+
+
 def test_a_profile_comes_back_as_it_went_in(tmp_path: Path) -> None:
     bars = random_bars(500).drop(index=[3, 4, 250]).assign(volume=lambda table: table["volume"] * (table.index % 3 > 0))
     bars.loc[7, ["open", "high", "low", "close"]] = 5.0
