@@ -122,7 +122,7 @@ def _read_file(symbols: Sequence[str], path: Path | None, levels: int | None, st
     books, breaks = read_book_file(path, symbols[0])
     there = num_levels(books)
     if levels is not None and not 1 <= levels <= there:
-        raise ConfigError(f"--levels {levels}: {path} has 1 to {there}")
+        raise ConfigError(f"--levels {levels}: the books of {path} have 1 to {there} levels")
     series = BookSeries("file", symbols[0], there if levels is None else levels)
     return report(store, series, store.append(series, best_levels(books, series.levels), breaks))
 
