@@ -2,8 +2,10 @@
 
 Beside these: single keys of a config in test_config.py; how every kind of table and file of bars is refused in
 test_signals.py, test_files_source.py and test_books.py; what an exchange answers in test_bybit.py and test_yahoo.py;
-fetches in test_fetch_command.py; folds and processes in test_walk_forward_command.py, test_spread.py and
-test_distributed.py; bench, sweeps, books, comparisons, and files inside a run in test_refusals.py.
+fetches in test_fetch_command.py, test_fetch_books.py and test_fetch_funding.py; folds and processes in
+test_walk_forward_command.py, test_spread.py and test_distributed.py; reproduction in test_reproduce_command.py; bench,
+sweeps, options of books, comparisons and files inside a run in test_refusals.py; bars and books that are damaged or
+changed in test_data_refusals.py.
 
 {root} stands for the directory of the test, {run} for its run. What `spoil` does, the row's command has to name.
 """
