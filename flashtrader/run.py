@@ -140,17 +140,17 @@ def find_run(runs_dir: Path, name: str | None = None) -> Run:
     if name is not None:
         for path in (Path(name), runs_dir / name):
             if (path / "config.yaml").is_file():
-                _refuse_links(path)
+                refuse_links(path)
                 return Run(path)
         raise ConfigError(f"no run {name!r} here or in {runs_dir}{_known(runs_dir)}")
     runs = _trained(runs_dir)
     if not runs:
         raise ConfigError(f"no trained run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
-    _refuse_links(runs[-1])
+    refuse_links(runs[-1])
     return Run(runs[-1])
 
 
-def _refuse_links(run: Path) -> None:
+def refuse_links(run: Path) -> None:
     """Refuse links inside a run: through one, what is written or removed in the run would be so anywhere."""
     for folder, folders, files in os.walk(run):
         for name in (*folders, *files):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flashtrader.config import load_config
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
-from flashtrader.run import Run, create_run
+from flashtrader.run import Run, create_run, refuse_links
 from flashtrader.training.loop import resume_training, train_in
 from flashtrader.training.members import Follow
 from flashtrader.training.spread import Finish, Spread, spread
@@ -78,12 +78,15 @@ def read_sweep(path: Path) -> Sweep:
     except DataError as error:
         raise DataError(f"{error}; restore it from a copy, or go on with its runs one by one") from None
     try:
-        return Sweep(path, _Recorded.model_validate(recorded).trials)
+        sweep = Sweep(path, _Recorded.model_validate(recorded).trials)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         raise DataError(f"{path}: {where}: {told}; give the file of a sweep, or a run") from None
+    for trial in sweep.trials:
+        refuse_links(sweep.run(trial).path)
+    return sweep
 
 
 def train_sweep(sweep: Sweep, data_dir: Path, watch: Callable[[Metrics], None], over: Spread) -> Finish:

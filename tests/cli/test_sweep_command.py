@@ -109,6 +109,15 @@ def test_a_file_that_is_no_sweep_is_refused(place: Place, tmp_path: Path, text: 
     assert line in place.fails(1, "train", "--resume", tmp_path / "x.json")
 
 
+def test_a_link_in_a_run_of_a_sweep_is_refused_as_in_any_other(place: Place, tmp_path: Path) -> None:
+    link = tmp_path / "evil-001" / "checkpoints"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path)
+    (tmp_path / "x.json").write_text('{"trials": [{"run": "evil-001", "values": {}}]}')
+    line = place.fails(2, "train", "--resume", tmp_path / "x.json")
+    assert line == f"{link}: a link, which can lead out of the run; put a copy in its place"
+
+
 def test_lists_are_values_too(place: Place, tmp_path: Path) -> None:
     sweep = begin_sweep(place.config, [], ["panel.features=[log_return, rsi_3],[log_return]"], tmp_path)
     features = [sweep.run(trial).experiment.panel.features for trial in sweep.trials]
