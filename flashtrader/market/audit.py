@@ -123,7 +123,7 @@ def _audit_bars(store: Store, series: Series) -> Audit:
         try:
             profiles.append(Profile.of(read_bars(part, interval), interval))
         except DataError as error:
-            findings.append(Finding(part, str(error), "fetch", answered(span)))
+            findings.append(Finding(part, str(error), "fetch", answered(span) or (span,)))
             continue
         findings += _unsealed(part)
     profile = Profile.joined(profiles)

@@ -24,9 +24,7 @@ from flashtrader.run import Run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from flashtrader.training.data import TrainingData
 from flashtrader.training.distributed import team, whole
-from flashtrader.training.manifest import (
-    describe_outcome,
-)
+from flashtrader.training.manifest import describe_outcome
 from flashtrader.training.memory import enough_memory_for
 from flashtrader.training.objectives import Objective, build_objective, build_skill
 from flashtrader.training.optim import Schedule, build_optimiser

@@ -209,6 +209,14 @@ def test_damage_is_named_and_put_right_from_the_source(exchange: ExchangeServer,
     assert not list(data_dir.rglob("*.part"))
 
 
+def test_a_damaged_part_that_no_ledger_knows_is_fetched_again(exchange: ExchangeServer, data_dir: Path) -> None:
+    ledger = Store(data_dir).directory(BTC) / "ledger.json"
+    ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"answered": [], "examined": False}))
+    flip(parts(data_dir)[3])
+    assert repair(data_dir, audit(data_dir, BTC), base_url=exchange.url).left == ()
+    pd.testing.assert_frame_equal(Store(data_dir).read(BTC), CLOSED.reset_index(drop=True))
+
+
 def test_what_the_source_does_not_give_again_stays_aside(
     exchange: ExchangeServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
