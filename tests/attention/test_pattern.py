@@ -68,30 +68,53 @@ def test_one_step_sees_its_window_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "words"),
+    ("pattern", "message"),
     [
-        ({"window_steps": 0}, "window_steps is 0"),
-        ({"entities_per_step": 0}, "entities_per_step is 0"),
-        ({"causal": False, "window_steps": 4}, "a window needs causal"),
+        ({"window_steps": 0}, "window_steps is 0; it must be at least 1, or null for no window"),
+        ({"entities_per_step": 0}, "entities_per_step is 0; it must be at least 1"),
+        (
+            {"causal": False, "window_steps": 4},
+            "a window needs causal attention; drop window_steps, or set causal",
+        ),
     ],
 )
-def test_impossible_patterns(pattern: dict[str, int], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_impossible_patterns(pattern: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         AttentionPattern(**pattern)
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(
-    ("q", "k", "v", "words"),
+    ("q", "k", "v", "message"),
     [
-        (torch.ones(1, 4, 2), torch.ones(1, 4, 2), torch.ones(1, 4, 2), "tensors of shape"),
-        (torch.ones(1, 4, 2, 8), torch.ones(1, 4, 1, 8), torch.ones(1, 4, 1, 8), "heads included"),
-        (torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 4), "must agree"),
-        (torch.ones(1, 6, 2, 8), torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 8), "6 queries for 4 keys"),
-        (torch.ones(1, 0, 2, 8), torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 8), "0 queries"),
-        (torch.ones(1, 3, 2, 8), torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 8), "not whole steps of 2"),
-        (torch.ones(1, 4, 2, 8), *[torch.ones(1, 4, 2, 8).double()] * 2, "one floating dtype"),
+        ((1, 4, 2), (1, 4, 2), (1, 4, 2), "attention takes tensors of shape (batch, tokens, heads, head_dim)"),
+        (
+            (1, 4, 2, 8),
+            (1, 4, 1, 8),
+            (1, 4, 1, 8),
+            "q, k, v of shapes (1, 4, 2, 8), (1, 4, 1, 8), (1, 4, 1, 8): all but the number of tokens must agree, "
+            "heads included",
+        ),
+        (
+            (1, 4, 2, 8),
+            (1, 4, 2, 8),
+            (1, 4, 2, 4),
+            "q, k, v of shapes (1, 4, 2, 8), (1, 4, 2, 8), (1, 4, 2, 4): all but the number of tokens must agree, "
+            "heads included",
+        ),
+        ((1, 6, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8), "6 queries for 4 keys: the queries are the last of the keys"),
+        ((1, 0, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8), "0 queries for 4 keys: the queries are the last of the keys"),
+        ((1, 3, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8), "3 queries and 4 keys are not whole steps of 2 entities"),
     ],
 )
-def test_shapes_that_do_not_fit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, words: str) -> None:
-    with pytest.raises(BackendError, match=words):
-        attend(q, k, v, AttentionPattern(entities_per_step=2))
+def test_shapes_that_do_not_fit(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], message: str) -> None:
+    with pytest.raises(BackendError) as refused:
+        attend(torch.ones(q), torch.ones(k), torch.ones(v), AttentionPattern(entities_per_step=2))
+    assert str(refused.value) == message
+
+
+def test_dtypes_that_do_not_agree() -> None:
+    single = torch.ones(1, 4, 2, 8)
+    with pytest.raises(BackendError) as refused:
+        attend(single, single.double(), single.double(), AttentionPattern())
+    assert str(refused.value) == "q, k, v of float32, float64, float64: attention takes one floating dtype"
