@@ -156,11 +156,11 @@ def run_backtest(
         newest = iso_time(decided_at.item(0))
         raise DataError(f"weights: the first decision, {newest}, is the newest bar's; no bar follows to fill it")
     rows = np.searchsorted(clock_T, decided_at) - first
-    filled = rows < len(prices_TA)
+    followed = rows < len(prices_TA) - 1
 
     def placed(weights: pd.DataFrame) -> Floats:
         weights_TA = np.full(prices_TA.shape, np.nan)
-        weights_TA[rows[filled]] = weights.to_numpy()[filled]
+        weights_TA[rows[followed]] = weights.to_numpy()[followed]
         return weights_TA
 
     rates_TA: Floats | None = None
@@ -178,7 +178,6 @@ def run_backtest(
     timestamps = clock_T[first : first + len(prices_TA)]
 
     def trade(weights_TA: Floats, no_trade_band: float = config.no_trade_band, costs: CostRates = costs) -> Simulation:
-        weights_TA[-1] = np.nan
         return simulate(
             prices_TA,
             weights_TA,

@@ -184,6 +184,7 @@ def test_buy_and_hold_splits_among_what_is_listed_at_its_first_bar() -> None:
     prices = np.array([[NAN, NAN, NAN], [1, NAN, 2], [1, 1, 2]])
     weights = buy_and_hold_weights(prices, max_gross=0.8)
     np.testing.assert_array_equal(weights, [[NAN, NAN, NAN], [0.4, NAN, 0.4], [NAN, NAN, NAN]])
+    assert np.isnan(buy_and_hold_weights(prices[:2], max_gross=0.8)).all()  # nothing follows the second
 
 
 def test_ruin_ends_the_backtest_but_not_its_references() -> None:
