@@ -67,7 +67,8 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     forecasts = forecasts[test_start:]
     filled_by = min(np.searchsorted(clock_T, forecasts.index[-1].value // 1_000_000, side="right"), len(clock_T) - 1)
     until_filled = {symbol: table[table["timestamp"] <= clock_T[filled_by]] for symbol, table in bars.items()}
-    return _trade_forecasts(forecasts, bars, until_filled, experiment, _funding(experiment, data_dir), plain)
+    funding = _funding(experiment, data_dir)
+    return _trade_forecasts(run.forecasts, forecasts, bars, until_filled, experiment, funding, plain)
 
 
 def _plain_forecasts(path: Path, beside: pd.DataFrame, interval: Interval) -> pd.DataFrame:
@@ -109,9 +110,10 @@ def backtest_file(path: Path, experiment: Experiment, data_dir: Path, *, are_for
     interval = Interval(experiment.data.interval)
     signals = read_signals(path, union_clock(bars.values()), experiment.data.symbols, interval)
     _check_same_target(path, signals, experiment, are_forecasts=are_forecasts)
+    funding = _funding(experiment, data_dir)
     if are_forecasts:
-        return _trade_forecasts(signals, bars, bars, experiment, _funding(experiment, data_dir))
-    return Backtest(run_backtest(bars, signals, interval, experiment.backtest, funding=_funding(experiment, data_dir)))
+        return _trade_forecasts(path, signals, bars, bars, experiment, funding)
+    return Backtest(run_backtest(bars, signals, interval, experiment.backtest, funding=funding, where=str(path)))
 
 
 def _check_same_target(path: Path, signals: pd.DataFrame, experiment: Experiment, *, are_forecasts: bool) -> None:
@@ -129,6 +131,7 @@ def _check_same_target(path: Path, signals: pd.DataFrame, experiment: Experiment
 
 
 def _trade_forecasts(
+    path: Path,
     forecasts: pd.DataFrame,
     known: Mapping[str, Bars],
     traded: Mapping[str, Bars],
@@ -136,7 +139,7 @@ def _trade_forecasts(
     funding: Mapping[str, FundingHistory] | None,
     plain: Mapping[str, pd.DataFrame] | None = None,
 ) -> Backtest:
-    """Return the backtest on the bars of `traded`, and the outcomes that the bars of `known` show.
+    """Return the backtest of a file's forecasts on the bars of `traded`, and the outcomes that those of `known` show.
 
     Forecasts that are weights already have no outcome.
     """
@@ -144,7 +147,9 @@ def _trade_forecasts(
     beside = {
         name: policy_weights(table.loc[forecasts.index], known, experiment) for name, table in (plain or {}).items()
     }
-    result = run_backtest(traded, weights, Interval(experiment.data.interval), experiment.backtest, beside, funding)
+    interval = Interval(experiment.data.interval)
+    where = f"weights from {path}"
+    result = run_backtest(traded, weights, interval, experiment.backtest, beside, funding, where)
     if experiment.policy.kind == "weights":
         return Backtest(result)
     return Backtest(

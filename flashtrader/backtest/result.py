@@ -134,18 +134,20 @@ def run_backtest(
     config: BacktestConfig,
     plain: Mapping[str, pd.DataFrame] | None = None,
     funding: Mapping[str, FundingHistory] | None = None,
+    where: str = "weights",
 ) -> BacktestResult:
     """Trade target weights on bars, from the first bar with a row of weights to the last that has a fill price.
 
     bars: a bar table per symbol. weights: index or column `time` (the decision bars' opening times), a column per
     symbol or for some of them; NaN is no order, and a bar without a row is one of NaN. plain: the weights of plain
     models, with the same rows and columns. funding: of each symbol, what is stored; for `funding_rate: fetched`.
+    where: what messages call the weights, such as their file.
     At the last bar no order is placed: nothing that follows could tell what it earned.
     Raises DataError for weights that don't fit the bars, where no bar is left to fill them, and for fetched funding
     that does not cover the backtest.
     """
     clock_T = union_clock(bars.values())
-    weights = check_signals(weights, clock_T, tuple(bars), interval, "weights")
+    weights = check_signals(weights, clock_T, tuple(bars), interval, where)
     symbols = tuple(str(symbol) for symbol in weights.columns)
     decided_at = weights.index.as_unit("ms").asi8  # type: ignore[attr-defined]
     first = int(np.searchsorted(clock_T, decided_at[0]))
@@ -153,8 +155,10 @@ def run_backtest(
     prices_TA, times_T = fill_prices(bars, symbols, clock_T, interval, config.fill)
     prices_TA, times_T = prices_TA[first:], times_T[first:]
     if not len(times_T):
-        newest = iso_time(decided_at.item(0))
-        raise DataError(f"weights: the first decision, {newest}, is the newest bar's; no bar follows to fill it")
+        raise DataError(
+            f"{where}: the first decision, {iso_time(decided_at.item(0))}, is the newest bar's, and no bar follows to "
+            "fill it; begin earlier, or fetch more bars"
+        )
     rows = np.searchsorted(clock_T, decided_at) - first
     followed = rows < len(prices_TA) - 1
 

@@ -63,7 +63,7 @@ def record_trial(result: BacktestResult, runs_dir: Path) -> list[Trial]:
 def _read(path: Path, kind: dict[str, str]) -> Trial | None:
     """Return a trial, or None where it is of another kind."""
     try:
-        table = pq.read_table(path).to_pandas()
+        table = pq.ParquetFile(path).read().to_pandas()  # whose errors don't repeat the path
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}); delete it, or choose another --runs-dir") from None
     if table.attrs != kind:

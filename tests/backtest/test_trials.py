@@ -52,5 +52,9 @@ def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
     record_trial(made_result(), tmp_path)
     (path,) = (tmp_path / "trials").iterdir()
     path.write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match=rf"{path.name}: damaged .* delete it"):
+    with pytest.raises(DataError) as refused:
         record_trial(made_result(seed=2), tmp_path)
+    assert str(refused.value) == (
+        f"{path}: damaged (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a "
+        "parquet file.); delete it, or choose another --runs-dir"
+    )

@@ -340,7 +340,15 @@ FILES = [
         into("w.csv", "time,AAA\n1970-01-17T15:00,1\n"),
         WEIGHTS,
         1,
-        "weights: the first decision, 1970-01-17T15:00:00Z, is the newest bar's; no bar follows to fill it",
+        "{root}/w.csv: the first decision, 1970-01-17T15:00:00Z, is the newest bar's, and no bar follows to fill it; "
+        "begin earlier, or fetch more bars",
+    ),
+    (
+        into("w.csv", "time,AAA\n1970-01-17T15:00,1\n"),
+        WEIGHTS.replace("--weights", "--forecasts"),
+        1,
+        "weights from {root}/w.csv: the first decision, 1970-01-17T15:00:00Z, is the newest bar's, and no bar follows "
+        "to fill it; begin earlier, or fetch more bars",
     ),
     (
         into("runs/s.json", "{"),
