@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashtrader.cli.console import VERDICTS_AGE, Table, show
+from flashtrader.cli.console import Table, show
+from flashtrader.report.metric_names import VERDICTS_AGE
 
 _LONGEST_NAME = 120
 

@@ -30,8 +30,6 @@ RunName = Annotated[
     typer.Option("--run", "-r", help="A run's name or path; the newest one unless given.", show_default=False),
 ]
 
-VERDICTS_AGE = "a verdict counts the trials known when its backtest was made; later ones are not in it"
-
 _LONGEST_ERROR = 2_000
 _FIRST_SPEAKS_SECONDS = 3
 """What goes wrong in one of several processes mostly does in all: the first says so, and torchrun ends the others."""

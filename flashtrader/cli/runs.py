@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flashtrader.cli.console import VERDICTS_AGE, AsJson, RunsDir, Table, UnusedDir, show
+from flashtrader.cli.console import AsJson, RunsDir, Table, UnusedDir, show
 from flashtrader.report.formats import UNKNOWN
+from flashtrader.report.metric_names import VERDICTS_AGE
 
 if TYPE_CHECKING:
     from flashtrader.registry import RunSummary

@@ -18,7 +18,7 @@ from flashtrader.interval import CalendarName, Interval
 from flashtrader.report.chart import BLUE, OTHERS, Chart, legend, level, line
 from flashtrader.report.formats import UNKNOWN, counted, fixed, percent
 from flashtrader.report.markup import document, figures, prose, section, spans, table
-from flashtrader.report.metric_names import METRIC_NAMES
+from flashtrader.report.metric_names import METRIC_NAMES, VERDICTS_AGE
 from flashtrader.report.origin import bar_length, date, utc
 from flashtrader.report.significance_tables import interval
 from flashtrader.report.summaries import Curve, Floats, Timestamps, drawdown
@@ -178,7 +178,8 @@ def _verdicts(runs: Sequence[TradedRun]) -> str:
         f'<div><dt>{escape(run.name)}</dt><dd class="verdict">{prose(str(run.told["verdict"]))}</dd></div>\n'
         for run in runs
     )
-    return section("verdicts", "Verdicts", f'<dl class="verdicts">\n{verdicts}</dl>\n')
+    note = f"{VERDICTS_AGE.capitalize()}."
+    return section("verdicts", "Verdicts", f'<dl class="verdicts">\n{verdicts}</dl>\n', note)
 
 
 def _course(comparison: Comparison) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from flashtrader.report.formats import UNKNOWN, fixed, percent
 
+VERDICTS_AGE = "a verdict counts the trials known when its backtest was made; later ones are not in it"
+
 
 @dataclass(frozen=True)
 class MetricName:

@@ -75,6 +75,7 @@ def test_the_page_tells_verdicts_figures_and_what_differs(tmp_path):
     text = (tmp_path / "one.html").read_text("utf-8")
     assert text == (tmp_path / "two.html").read_text("utf-8")
     assert '<dt>b</dt><dd class="verdict">Verdict of b.</dd>' in text
+    assert "later ones are not in it.</p>" in text
     assert '<tr><th scope="row">policy.scale</th><td>10.0</td><td>20.0</td></tr>' in text
     assert "policy.kind" not in text
     assert '<th scope="row">seed</th>' not in text
