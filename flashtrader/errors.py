@@ -3,6 +3,7 @@
 FlashtraderError          exit 1   the work failed
 ├── ConfigError           exit 2   a config, option or file path asks for something impossible
 ├── DataError             exit 1   bars, forecasts or weights that can't be used as they are
+│   └── UnreadableError     exit 1   a file that the system doesn't let us read: maybe nothing is wrong with it
 ├── SourceError           exit 1   an exchange or file did not deliver
 │   └── UnknownSymbolError  exit 2   the exchange does not list what was asked for
 ├── BackendError          exit 2   an attention backend asked for by name can't run
@@ -43,6 +44,10 @@ class ConfigError(FlashtraderError):
 
 class DataError(FlashtraderError):
     """Bars, forecasts or weights are missing, damaged or inconsistent."""
+
+
+class UnreadableError(DataError):
+    """The system refuses to read a file, which may be whole: permissions, a failing disk, too many open files."""
 
 
 class SourceError(FlashtraderError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashtrader.errors import DataError
+from flashtrader.errors import DataError, UnreadableError
 
 _MOST_JSON_BYTES = 2**28
 
@@ -52,7 +52,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what `path` holds. Raises DataError when it is missing or is not JSON."""
+    """Return what `path` holds. Raises DataError when it is missing or is not JSON, UnreadableError as `readable`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
@@ -78,10 +78,22 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _text(path: Path) -> str:
-    num_bytes = path.stat().st_size
-    if num_bytes > _MOST_JSON_BYTES:
-        raise ValueError(f"{num_bytes:,} bytes, more than {_MOST_JSON_BYTES:,}")
-    return path.read_text(encoding="utf-8")
+    with readable(path):
+        num_bytes = path.stat().st_size
+        if num_bytes > _MOST_JSON_BYTES:
+            raise ValueError(f"{num_bytes:,} bytes, more than {_MOST_JSON_BYTES:,}")
+        return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read a file into an UnreadableError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a library's word for damage
+            raise
+        raise UnreadableError(f"{path}: can't be read ({error.strerror}); check the disk and the permissions") from None
 
 
 def finite(value: Any) -> Any:

@@ -88,7 +88,7 @@ def _read(folder: Path) -> dict[tuple[str, int], set[str]]:
 
 def _calls() -> Iterator[tuple[Path, ast.Call]]:
     """Yield everything that makes an error of which the user is told."""
-    shown = re.compile(r"(Config|Data|Source|UnknownSymbol|Backend|Training|Diverged)Error")
+    shown = re.compile(r"(Config|Data|Unreadable|Source|UnknownSymbol|Backend|Training|Diverged)Error")
     for path in sorted((ROOT / "flashtrader").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
