@@ -28,7 +28,10 @@ def read_signals(path: Path, clock_T: NDArray[np.int64], symbols: Sequence[str],
     signals = read_frame(path)
     made_for = signals.attrs.get("interval", interval.code)
     if made_for != interval.code:
-        raise DataError(f"{path}: made for bars of interval {made_for}, and the data's is {interval.code}")
+        raise DataError(
+            f"{path}: made for bars of interval {made_for}, and the data's is {interval.code}; set data.interval to "
+            f"{made_for}"
+        )
     return check_signals(signals, clock_T, symbols, interval, str(path))
 
 
@@ -86,7 +89,7 @@ def _check_columns(columns: pd.Index, symbols: Sequence[str], where: str) -> Non
                 f"{where}: column {column}: not a symbol of the data ({_listed(symbols)}); the nearest is {nearest}"
             )
     if not columns.is_unique:
-        raise DataError(f"{where}: column {columns[columns.duplicated()][0]}: there more than once")
+        raise DataError(f"{where}: column {columns[columns.duplicated()][0]}: there more than once; keep one")
 
 
 def _milliseconds(index: pd.Index, where: str) -> NDArray[np.int64]:
@@ -100,10 +103,11 @@ def _milliseconds(index: pd.Index, where: str) -> NDArray[np.int64]:
     expected = "expected ISO 8601 times or whole milliseconds"
     if pd.api.types.is_numeric_dtype(index.dtype):
         raise DataError(f"{where}: column time: {expected}, found {index.dtype}")
-    try:
-        times = pd.to_datetime(index, utc=True, format=None if isinstance(index, pd.DatetimeIndex) else "ISO8601")
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: column time: {expected} ({_first_line(error)})") from None
+    known_form = None if isinstance(index, pd.DatetimeIndex) else "ISO8601"
+    times = pd.to_datetime(index, utc=True, format=known_form, errors="coerce")
+    if times.hasnans:
+        row = int(np.argmax(times.isna()))
+        raise DataError(f"{where}: row {row + 1}: column time: {expected}, found {index[row]!r}")
     return times.as_unit("ms").asi8
 
 
@@ -111,8 +115,10 @@ def _check_times(times_T: NDArray[np.int64], clock_T: NDArray[np.int64], interva
     steps = np.diff(times_T)
     if (steps <= 0).any():
         row = int(np.argmax(steps <= 0)) + 1
-        problem = "there more than once" if steps[row - 1] == 0 else f"comes after {iso_time(times_T.item(row - 1))}"
-        raise DataError(f"{where}: time {iso_time(times_T.item(row))} {problem}; sort the rows, one a bar")
+        time, earlier = (iso_time(times_T.item(at)) for at in (row, row - 1))
+        if steps[row - 1] == 0:
+            raise DataError(f"{where}: time {time} is there more than once; keep one row")
+        raise DataError(f"{where}: time {time} comes after {earlier}; sort the rows, one a bar")
     unknown_T = ~np.isin(times_T, clock_T)
     if unknown_T.any():
         first = iso_time(times_T[unknown_T].item(0))
