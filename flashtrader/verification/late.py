@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from flashtrader.backtest.policy import policy_weights
 from flashtrader.backtest.result import run_backtest
-from flashtrader.config import BacktestConfig, Experiment
+from flashtrader.config import Experiment
 from flashtrader.forecasting.forecast import Forecasts, forecast_run
 from flashtrader.forecasting.scores import long_run_error
 from flashtrader.interval import Interval
@@ -33,22 +33,12 @@ LEAST_KEPT = 0.25
 """Part of the skill that must be there a bar later. Of skill spread evenly over a horizon of h bars, (h − 1) / h is."""
 
 _REACH = float(norm.ppf((1 + LEVEL) / 2))
-_WITHOUT_COSTS = {
-    "fee_bps": 0.0,
-    "maker_fee_bps": 0.0,
-    "half_spread_bps": 0.0,
-    "slippage_bps": 0.0,
-    "volatility_slippage": 0.0,
-    "impact_coefficient": 0.0,
-    "maintenance_margin": 0.0,
-    "funding_rate": None,
-}
 
 Floats = NDArray[np.float64]
 
 
 def one_bar_late(subject: Subject) -> Iterator[Check]:
-    """Score and trade the run's test forecasts as they are and later, costs left out, which would drown the difference.
+    """Score and trade the run's test forecasts as they are and later, before costs, which would drown the difference.
 
     Judged are the information coefficient and, of bars, the mean return: where one is above 0 for sure without delay,
     `LEAST_KEPT` of it must be left after one bar, or at least not surely be gone.
@@ -129,13 +119,15 @@ def _standardised(table: pd.DataFrame) -> pd.DataFrame:
 def _gross_returns(
     forecasts: pd.DataFrame, bars: Mapping[str, Bars], experiment: Experiment, delays: list[int]
 ) -> dict[int, Floats]:
-    """Return the simple returns of equity (T,) on the bars that every delay trades."""
+    """Return the simple returns of equity (T,) before costs, on the bars that every delay trades."""
     weights = policy_weights(forecasts, bars, experiment)
-    rules = BacktestConfig.model_validate(experiment.backtest.model_dump() | _WITHOUT_COSTS)
+    # What is not charged need not be added again, nor what was fetched of it be there.
+    rules = experiment.backtest.model_copy(update={"funding_rate": None})
     returns = {}
     for delay in delays:
         result = run_backtest(bars, delayed(weights, delay).iloc[delay:], Interval(experiment.data.interval), rules)
-        returns[delay] = pd.Series(result.equity, index=result.time).pct_change().iloc[1:]
+        earned = np.diff(result.equity) + result.cost[:-1] + result.liquidation_fees[1:]
+        returns[delay] = pd.Series(earned / result.equity[:-1], index=result.time[1:])
     together = pd.DataFrame(returns).dropna()
     return {delay: together[delay].to_numpy() for delay in delays}
 

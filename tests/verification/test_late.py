@@ -9,6 +9,7 @@ import pytest
 
 from flashtrader.config import BacktestConfig, Experiment
 from flashtrader.forecasting.forecast import Forecasts
+from flashtrader.market.store import load_bars
 from flashtrader.panel.loading import load_panel
 from flashtrader.run import create_run
 from flashtrader.verification import late
@@ -54,11 +55,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return Place(tmp_path, monkeypatch, getattr(request, "param", 12))
 
 
-def test_every_key_of_a_backtest_is_known_to_be_a_cost_or_none() -> None:
-    """A new one that were a cost, and stayed, would drown what a delay loses."""
-    kept = {"initial_equity", "fill", "maker_share", "impact_exponent", "liquidity_bars", "no_trade_band"}
-    kept |= {"max_gross", "liquidation_fee_bps", "calendar"}  # without a margin nothing is liquidated
-    assert set(BacktestConfig.model_fields) == kept | set(late._WITHOUT_COSTS)
+def test_costs_of_every_kind_are_left_out(place: Place) -> None:
+    """They would drown what a delay loses."""
+    experiment = place.run.experiment
+    bars, forecasts = load_bars(experiment.data, place.root / "data"), place.best.iloc[10:]
+    dear = {"maker_share": 0.25, "half_spread_bps": 3, "volatility_slippage": 0.1, "impact_coefficient": 1}
+    dear |= {"funding_rate": "fetched", "maintenance_margin": 0.9, "liquidation_fee_bps": 300, "initial_equity": 10}
+    free = {"fee_bps": 0, "slippage_bps": 0, "maintenance_margin": 0.9, "liquidation_fee_bps": 0}
+    gross = [
+        late._gross_returns(
+            forecasts, bars, experiment.model_copy(update={"backtest": BacktestConfig.model_validate(rules)}), [0, 1]
+        )
+        for rules in (dear, free)
+    ]
+    for delay in (0, 1):
+        np.testing.assert_allclose(gross[0][delay], gross[1][delay], atol=1e-12)
 
 
 def test_skill_that_lasts_is_kept(place: Place) -> None:
