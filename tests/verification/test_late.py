@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flashtrader.config import BacktestConfig, Experiment
+from flashtrader.config import Experiment
 from flashtrader.forecasting.forecast import Forecasts
 from flashtrader.market.store import load_bars
 from flashtrader.panel.loading import load_panel
@@ -57,15 +57,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def test_costs_of_every_kind_are_left_out(place: Place) -> None:
     """They would drown what a delay loses."""
-    experiment = place.run.experiment
-    bars, forecasts = load_bars(experiment.data, place.root / "data"), place.best.iloc[10:]
+    experiment = place.run.experiment.model_dump() | {"policy": {"kind": "tanh", "scale": 1e6, "max_weight": 0.5}}
+    bars, forecasts = load_bars(place.run.experiment.data, place.root / "data"), place.best.iloc[10:]
     dear = {"maker_share": 0.25, "half_spread_bps": 3, "volatility_slippage": 0.1, "impact_coefficient": 1}
-    dear |= {"funding_rate": "fetched", "maintenance_margin": 0.9, "liquidation_fee_bps": 300, "initial_equity": 10}
-    free = {"fee_bps": 0, "slippage_bps": 0, "maintenance_margin": 0.9, "liquidation_fee_bps": 0}
+    dear |= {"funding_rate": "fetched", "maintenance_margin": 0.99, "liquidation_fee_bps": 300, "initial_equity": 10}
+    free = {"fee_bps": 0, "slippage_bps": 0, "maintenance_margin": 0.99, "liquidation_fee_bps": 0}
     gross = [
-        late._gross_returns(
-            forecasts, bars, experiment.model_copy(update={"backtest": BacktestConfig.model_validate(rules)}), [0, 1]
-        )
+        late._gross_returns(forecasts, bars, Experiment.model_validate(experiment | {"backtest": rules}), [0, 1])
         for rules in (dear, free)
     ]
     for delay in (0, 1):
