@@ -2,10 +2,22 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from flashtrader.config import Experiment, validate
 from flashtrader.errors import ConfigError, DataError
@@ -22,8 +34,8 @@ Text = Annotated[str, Field(max_length=1_000), AfterValidator(_printable)]
 """Of anybody's file, and safe to print."""
 
 
-Milliseconds = Annotated[int, Field(ge=0, le=253_402_300_799_000)]
-"""Since the epoch, and no later than a calendar can tell."""
+Milliseconds = Annotated[int, Field(ge=-62_135_596_800_000, le=253_402_300_799_000)]
+"""Since the epoch, and of a time that a calendar can tell: the years 1 to 9999."""
 
 
 class _Part(BaseModel):
@@ -54,18 +66,36 @@ class Fingerprint(_Part):
         return f"{self.rows:,} rows from {self.first:%Y-%m-%d %H:%M} to {self.last:%Y-%m-%d %H:%M}"
 
 
-class Division(_Part):
-    """How time divides the bars; more of it is recorded than is read here."""
+class Boundaries(_Part):
+    """What divides any panel as the run's own was divided. Times in ms are opening times of bars."""
 
+    train_start_ms: Milliseconds
+    validation_start_ms: Milliseconds
     test_start_ms: Milliseconds
     end_ms: Milliseconds
-    """Close of the newest bar that the run saw."""
+    """Close of the newest bar, or the moment after the newest snapshot, when the split was made; the test part of a
+    panel that goes on goes on with it."""
+    reach_bars: NonNegativeInt
+    """Bars from a decision to the last one that has a part in what came of it."""
+    embargo_bars: NonNegativeInt
+
+
+class MemberState(_Part):
+    """How far one model of a run of several is."""
+
+    name: Text
+    fold: PositiveInt
+    """Counted from 1."""
+    seed: int
+    status: Text
+    """waiting, or how its training stopped."""
 
 
 class Outcome(_Part):
     """How a training ended."""
 
     steps: int
+    best_step: int
     stopped: Text
     """completed, early, interrupted, terminated or diverged."""
     seconds: float
@@ -115,7 +145,11 @@ class Manifest(Machine):
     experiment: Experiment
     """Resolved: every key has its value."""
     data: Annotated[Mapping[Text, Fingerprint], Field(min_length=1)]
-    split: Division
+    split: Boundaries
+    """Of a walk-forward: the first fold's, but that its test part holds all that is forecast."""
+    folds: tuple[Boundaries, ...] = ()
+    members: tuple[MemberState, ...] = ()
+    """Empty of a run of one model."""
     processes: PositiveInt = 1
     """Among which each batch was shared."""
     attention: Attention | None = None
@@ -127,6 +161,18 @@ class Manifest(Machine):
     resumed: tuple[Resumption, ...] = ()
     begins_as: Text | None = None
     """The member of a walk-forward whose best weights this one began with, if it did."""
+
+    @field_validator("members")
+    @classmethod
+    def _each_fold_has_each_seed(
+        cls, members: tuple[MemberState, ...], info: ValidationInfo
+    ) -> tuple[MemberState, ...]:
+        folds = range(1, len(info.data.get("folds", ())) + 1)
+        if sorted((member.fold, member.seed) for member in members) != sorted(
+            product(folds, {member.seed for member in members})
+        ):
+            raise ValueError("not one of each seed in each of the folds")
+        return members
 
     @property
     def extents(self) -> dict[str, str]:
@@ -149,14 +195,17 @@ class Manifest(Machine):
 
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises DataError, on one line, for a file that is damaged or something else."""
-    recorded = read_json(path)
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("experiment"), dict):
-        raise DataError(f"{path}: not the manifest of a run, which holds an experiment; give runs/NAME/manifest.json")
     try:
+        recorded = read_json(path)
+        if not isinstance(recorded, dict) or not isinstance(recorded.get("experiment"), dict):
+            raise DataError(f"{path}: not the manifest of a run, which holds an experiment")
         return Manifest.model_validate(recorded | {"experiment": validate(recorded["experiment"], "experiment")})
-    except ConfigError as error:
+    except DataError as error:
         reason = str(error)
+    except ConfigError as error:
+        reason = f"{path}: {error}"
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    raise DataError(f"{path}: {reason}; it was edited, or another version wrote it")
+        said = first["msg"].removeprefix("Value error, ")
+        reason = f"{path}: {'.'.join(map(str, first['loc']))}: {said[0].lower()}{said[1:]}"
+    raise DataError(f"{reason}; restore it from a copy, or train the run again")

@@ -10,6 +10,7 @@ from typing import Any
 from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, read_json_lines, write_json, write_text
+from flashtrader.manifest import Manifest, read_manifest
 
 _RESULTS = (
     *("forecasts.parquet", "latest*.parquet", "live.parquet", "plain/*.parquet"),
@@ -42,12 +43,8 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Data fingerprints, split boundaries, seed, versions, device, attention backend."""
-        if not self.has_begun:
-            raise DataError(
-                f"{self.path}: nothing was trained in it; if its training was killed, begin it with: "
-                f"flashtrader train --resume {self.path}"
-            )
+        """The manifest as it is written, for who adds to it or shows it; `read_manifest` checks it."""
+        self._require_beginning()
         try:
             manifest = read_json(self.path / "manifest.json")
         except DataError as error:
@@ -56,6 +53,11 @@ class Run:
             raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")
         return manifest
 
+    def read_manifest(self) -> Manifest:
+        """Return what the manifest tells, checked. Raises DataError when nothing was trained here, or for damage."""
+        self._require_beginning()
+        return read_manifest(self.path / "manifest.json")
+
     def write_config(self, experiment: Experiment) -> None:
         """Replace the experiment."""
         write_text(self.path / "config.yaml", to_yaml(experiment))
@@ -63,6 +65,13 @@ class Run:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""
         write_json(self.path / "manifest.json", manifest)
+
+    def _require_beginning(self) -> None:
+        if not self.has_begun:
+            raise DataError(
+                f"{self.path}: nothing was trained in it; if its training was killed, begin it with: "
+                f"flashtrader train --resume {self.path}"
+            )
 
     @property
     def checkpoints(self) -> Path:

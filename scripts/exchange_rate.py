@@ -40,6 +40,7 @@ from flashtrader.cli.console import Table, say, show
 from flashtrader.config import Experiment
 from flashtrader.files import write_json
 from flashtrader.interval import Interval
+from flashtrader.manifest import Boundaries
 from flashtrader.models.cache import KeyValueCache
 from flashtrader.models.model import zero_head
 from flashtrader.models.plain_linear import NormalEquations, fit_ridge, smoothing
@@ -50,7 +51,7 @@ from flashtrader.models.weights import load_tensors
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.scaling import Scaler, fit_scaler
 from flashtrader.panel.segments import Segments
-from flashtrader.panel.splits import Boundaries, Rows, Split
+from flashtrader.panel.splits import Rows, Split
 from flashtrader.run import create_run
 from flashtrader.training.data import TrainingData
 from flashtrader.training.manifest import describe_machine, describe_training

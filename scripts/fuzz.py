@@ -473,11 +473,9 @@ def fuzz_manifest(chance: random.Random, place: Place) -> None:
 
     path = _spoiled_run(chance, place, "manifest.json")
     summarise(path)
-    run = find_run(place.file, path.name)
-    trained_folds(run)
-    split = split_at(load_panel(place.experiment, place.data).panel, run.manifest.get("split"))
+    trained_folds(find_run(place.file, path.name))
+    split = split_at(load_panel(place.experiment, place.data).panel, read_manifest(path / "manifest.json").split)
     promise(0 <= split.test.start <= split.test.stop, "a split of no rows")
-    read_manifest(path / "manifest.json")
 
 
 def fuzz_backtest(chance: random.Random, place: Place) -> None:

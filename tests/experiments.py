@@ -9,6 +9,29 @@ from panels import random_bars, store_bars
 
 SYMBOLS = ("AAA", "BBB")
 
+BOOKKEEPING: Mapping[str, Any] = {
+    "created": "2026-01-31T12:00:00+00:00",
+    "command": "flashtrader train --config hourly.yaml",
+    "versions": {"flashtrader": "0.1.0", "torch": "2.13.0"},
+    "commit": None,
+    "device": "x86_64 CPU",
+    "instructions": "AVX512",
+    "threads": 2,
+    "data": {
+        "BTCUSDT": {"rows": 9, "first": "2025-01-01T00:00:00Z", "last": "2025-01-01T08:00:00Z", "sha256": "ab" * 32}
+    },
+    "split": {
+        "train_start_ms": 1_735_689_600_000,
+        "validation_start_ms": 1_735_696_800_000,
+        "test_start_ms": 1_735_700_000_000,
+        "end_ms": 1_735_722_000_000,
+        "reach_bars": 1,
+        "embargo_bars": 0,
+    },
+    "weights": {},
+}
+"""What a manifest tells of a run that was trained nowhere, but for its experiment."""
+
 
 def store_two_markets(data_dir: Path, num_bars: int) -> Path:
     """Store hourly bars of both markets and return where."""
@@ -39,6 +62,11 @@ def tiny(
         },
     }
     return Experiment.model_validate(settings)
+
+
+def manifest_of(experiment: Experiment, **changes: Any) -> dict[str, Any]:
+    """Return what the manifest of a run of this experiment would tell, as far as it is read."""
+    return {**BOOKKEEPING, "experiment": experiment.model_dump(mode="json"), **changes}
 
 
 def watch_nothing(_metrics: dict[str, Any]) -> None:

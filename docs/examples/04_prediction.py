@@ -67,7 +67,7 @@ symbols, period = experiment.data.symbols, time_asked(experiment.data)
 fetch(SimulatedSource(noise_only=True), Store(place / "data"), symbols, interval, *period)
 twin = experiment.model_copy(update={"data": experiment.data.model_copy(update={"noise_only": True})})
 panel = load_panel(twin, place / "data").panel
-rows = split_at(panel, run.manifest["split"]).test
+rows = split_at(panel, run.read_manifest().split).test
 values = forecast_rows(load_best(run), panel, rows, experiment.warmup_bars)
 forecasts, outcomes = (
     pd.DataFrame(table.astype(np.float64), index=made.forecasts.index, columns=list(symbols))

@@ -18,7 +18,6 @@ from flashtrader.market.bars import Bars, digests_between
 from flashtrader.market.funding import FundingHistory
 from flashtrader.market.funding_store import load_funding
 from flashtrader.market.store import load_bars, stored_source
-from flashtrader.panel.splits import Boundaries
 from flashtrader.panel.targets import horizon_log_returns
 from flashtrader.run import Run
 
@@ -52,7 +51,7 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
         raise DataError(
             f"{run.forecasts}: made of other bars than those in {data_dir}; forecast these with `flashtrader predict`"
         )
-    test_start_ms = Boundaries.read(run.manifest.get("split")).test_start_ms
+    test_start_ms = run.read_manifest().split.test_start_ms
     first_bar = np.searchsorted(clock_T, test_start_ms)
     test_start = pd.Timestamp(clock_T[first_bar] if first_bar < len(clock_T) else test_start_ms, unit="ms", tz="UTC")
     if test_start not in forecasts.index:

@@ -48,7 +48,7 @@ def forecast_directions(answers: Answers) -> DirectionForecasts:
 
     best, starts, outcomes_T = quotes(book), panel.run_starts, panel.targets[:, 0].astype(np.float64)
     sources = {"persistence": persistent_answers(outcomes_T, starts, horizon)}
-    train = split_at(panel, answers.run.manifest.get("split")).train
+    train = split_at(panel, answers.run.read_manifest().split).train
     if np.isfinite(outcomes_T[train.start : train.stop]).any():
         sources["majority"] = commonest_answers(outcomes_T, train)
         sources["imbalance"] = imbalance_answers(book, outcomes_T, starts, train)

@@ -113,7 +113,7 @@ def _calibrate(
 
 def _training_moves(answers: Answers) -> Floats:
     """Return evenly spaced quantiles (S, C) of the training bars' moves from one close; NaN if none is stored here."""
-    train = split_at(answers.loaded.panel, answers.run.manifest.get("split")).train
+    train = split_at(answers.loaded.panel, answers.run.read_manifest().split).train
     known = np.flatnonzero(np.isfinite(answers.loaded.panel.targets[train.start : train.stop, CLOSE])) + train.start
     if not len(known):
         return np.full((_NUM_DRAWS, NUM_COLUMNS), np.nan)

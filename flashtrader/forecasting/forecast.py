@@ -279,7 +279,7 @@ def part_rows(run: Run, panel: Panel, part: Part) -> Rows:
         return every
     if part == "latest" and not walks:
         return newest
-    split = split_at(panel, run.manifest.get("split"))
+    split = split_at(panel, run.read_manifest().split)
     if not len(split.test):
         other = "" if walks else ", or forecast with --split all"
         raise DataError(

@@ -7,16 +7,15 @@ stop − 1 + reach + embargo is the row before the next part. So nothing of a la
 nor in what an earlier one's decisions earned.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from flashtrader.config import SplitConfig
-from flashtrader.errors import ConfigError, DataError
-from flashtrader.market.spans import LAST_MS
+from flashtrader.errors import ConfigError
+from flashtrader.manifest import Boundaries
 from flashtrader.panel.panel import Panel
 
 
@@ -33,32 +32,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Boundaries:
-    """What divides any panel as the run's own was divided. Times in ms are opening times of bars."""
-
-    train_start_ms: int
-    validation_start_ms: int
-    test_start_ms: int
-    end_ms: int
-    """Close of the newest bar, or the moment after the newest snapshot, when the split was made; the test part of a
-    panel that goes on goes on with it."""
-    reach_bars: int
-    """Bars from a decision to the last one that has a part in what came of it."""
-    embargo_bars: int
-
-    @classmethod
-    def read(cls, recorded: object) -> "Boundaries":
-        """Return the boundaries in what `Split.describe` recorded. Raises DataError when one is missing."""
-        if not isinstance(recorded, Mapping):
-            raise DataError("manifest.json: split is missing; train the run again")
-        names = [field.name for field in fields(cls)]
-        broken = [name for name in names if type(recorded.get(name)) is not int or abs(recorded[name]) > LAST_MS]
-        if broken:
-            raise DataError(f"manifest.json: split.{broken[0]} is missing or out of range; train the run again")
-        return cls(**{name: recorded[name] for name in names})
-
-
-@dataclass(frozen=True)
 class Split:
     """The label rows of each part: those whose outcome stays within the part.
 
@@ -71,9 +44,9 @@ class Split:
     boundaries: Boundaries
 
     def describe(self) -> dict[str, Any]:
-        """Return the split as JSON for the manifest: boundaries, and the rows of each part. `split_at` reads it."""
+        """Return the split as JSON for the manifest: boundaries, and the rows of each part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return asdict(self.boundaries) | {f"{name}_rows": [rows.start, rows.stop] for name, rows in parts.items()}
+        return self.boundaries.model_dump() | {f"{name}_rows": [rows.start, rows.stop] for name, rows in parts.items()}
 
 
 def split_by_time(panel: Panel, config: SplitConfig, reach_bars: int) -> Split:
@@ -85,7 +58,7 @@ def split_by_time(panel: Panel, config: SplitConfig, reach_bars: int) -> Split:
     num_rows = len(panel.timestamps)
     if config.walk_forward is not None:
         first = split_into_folds(panel, config, reach_bars)[0]
-        boundaries = replace(first.boundaries, end_ms=_end_ms(panel, num_rows))
+        boundaries = first.boundaries.model_copy(update={"end_ms": _end_ms(panel, num_rows)})
         return replace(first, test=Rows(first.test.start, num_rows), boundaries=boundaries)
     test_row = _first_row(panel, config.test, num_rows)
     validation_row = _first_row(panel, config.validation, test_row)
@@ -138,12 +111,21 @@ def split_into_folds(panel: Panel, config: SplitConfig, reach_bars: int) -> list
     return folds
 
 
-def split_at(panel: Panel, recorded: object) -> Split:
-    """Return the split of any panel at the times that `Split.describe` recorded; a part may be empty here.
+def split_at(panel: Panel, boundaries: Boundaries) -> Split:
+    """Return the split of any panel at the times that divided another; a part may be empty here.
 
-    Raises DataError when the record is damaged.
+    Purges: what comes of a decision at row i ends with row i + reach, so labels stop reach + embargo rows early.
     """
-    return _divide(panel, Boundaries.read(recorded))
+    train_row = _row_at(panel, boundaries.train_start_ms)
+    validation_row = _row_at(panel, boundaries.validation_start_ms)
+    test_row = _row_at(panel, boundaries.test_start_ms)
+    purged = boundaries.reach_bars + boundaries.embargo_bars
+    return Split(
+        train=Rows(train_row, max(train_row, validation_row - purged)),
+        validation=Rows(validation_row, max(validation_row, test_row - purged)),
+        test=Rows(test_row, len(panel.timestamps)),
+        boundaries=boundaries,
+    )
 
 
 def _split_rows(panel: Panel, rows: tuple[int, int, int, int], config: SplitConfig, reach_bars: int) -> Split:
@@ -157,7 +139,7 @@ def _split_rows(panel: Panel, rows: tuple[int, int, int, int], config: SplitConf
         reach_bars=reach_bars,
         embargo_bars=config.embargo_bars,
     )
-    return replace(_divide(panel, boundaries), test=Rows(test_row, stop_row))
+    return replace(split_at(panel, boundaries), test=Rows(test_row, stop_row))
 
 
 def _end_ms(panel: Panel, stop_row: int) -> int:
@@ -174,20 +156,6 @@ def _first_row(panel: Panel, start: float | datetime, stop_row: int) -> int:
     if isinstance(start, datetime):
         return _row_at(panel, _milliseconds(start))
     return max(0, stop_row - round(start * len(panel.timestamps)))
-
-
-def _divide(panel: Panel, boundaries: Boundaries) -> Split:
-    """Purge: what comes of a decision at row i ends with row i + reach, so labels stop reach + embargo rows early."""
-    train_row = _row_at(panel, boundaries.train_start_ms)
-    validation_row = _row_at(panel, boundaries.validation_start_ms)
-    test_row = _row_at(panel, boundaries.test_start_ms)
-    purged = boundaries.reach_bars + boundaries.embargo_bars
-    return Split(
-        train=Rows(train_row, max(train_row, validation_row - purged)),
-        validation=Rows(validation_row, max(validation_row, test_row - purged)),
-        test=Rows(test_row, len(panel.timestamps)),
-        boundaries=boundaries,
-    )
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -14,7 +14,7 @@ import torch
 import flashtrader
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.manifest import Manifest, read_manifest
+from flashtrader.manifest import Manifest
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import device_of
 from flashtrader.models.weights import load_tensors, tensors_digest
@@ -114,7 +114,7 @@ def check_same_experiment(run: Run, experiment: Experiment) -> None:
 
     The manifest tells which is its own once training has begun: config.yaml can be edited.
     """
-    own = read_manifest(run.path / "manifest.json").experiment if run.has_begun else run.experiment
+    own = run.read_manifest().experiment if run.has_begun else run.experiment
     old, new = (flatten(described.model_dump(mode="json")) for described in (own, experiment))
     changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _MAY_CHANGE]
     if changed:
@@ -126,7 +126,7 @@ def check_same_experiment(run: Run, experiment: Experiment) -> None:
 
 def with_bars_of(run: Run, experiment: Experiment) -> Experiment:
     """Return the experiment on the period of the bars that the run was trained on, whatever was fetched since."""
-    return on_period_of(read_manifest(run.path / "manifest.json"), experiment)
+    return on_period_of(run.read_manifest(), experiment)
 
 
 def on_period_of(manifest: Manifest, experiment: Experiment) -> Experiment:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from flashtrader.config import Experiment, SplitConfig
-from flashtrader.errors import ConfigError, DataError, TrainingError
+from flashtrader.errors import ConfigError, TrainingError
 from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
-from flashtrader.panel.splits import Boundaries, Split, split_by_time, split_into_folds
+from flashtrader.panel.splits import Split, split_by_time, split_into_folds
 from flashtrader.run import Run
 from flashtrader.training.summary import Spread, TrainingSummary
 
@@ -124,7 +124,7 @@ def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
         described.append({"name": member.name, "fold": member.fold, "seed": member.seed, "status": status} | progress)
         for family, score in (own.manifest.get("plain_models", {}) if outcome else {}).items():
             plain.setdefault(family, []).append(score)
-    folds = {member.fold: asdict(member.split.boundaries) for member in members}
+    folds = {member.fold: member.split.boundaries.model_dump() for member in members}
     means = {
         family: {name: _mean([score[name] for score in scores]) for name in scores[0]}
         for family, scores in plain.items()
@@ -170,58 +170,40 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
 
     Raises TrainingError while a member is not trained to its end.
     """
-    manifest = run.manifest
-    if not run.experiment.has_members:
-        return (Fold(Boundaries.read(manifest.get("split")).test_start_ms, (run,)),)
-    members = _members(manifest)
-    waiting = [member["name"] for member in members if member["status"] not in _FINISHED]
+    manifest = run.read_manifest()
+    if not manifest.members:
+        return (Fold(manifest.split.test_start_ms, (run,)),)
+    waiting = [member.name for member in manifest.members if member.status not in _FINISHED]
     if waiting:
         raise TrainingError(
-            f"{run.path}: models not trained to their end yet: {len(waiting)} of {len(members)}, from {waiting[0]} on; "
-            f"go on with: flashtrader train --resume {run.path}"
+            f"{run.path}: models not trained to their end yet: {len(waiting)} of {len(manifest.members)}, from "
+            f"{waiting[0]} on; go on with: flashtrader train --resume {run.path}"
         )
     return tuple(
         Fold(
-            Boundaries.read(recorded).test_start_ms,
-            tuple(run.member(member["name"]) for member in members if member["fold"] == fold),
+            boundaries.test_start_ms,
+            tuple(run.member(member.name) for member in manifest.members if member.fold == fold),
         )
-        for fold, recorded in enumerate(_recorded(manifest, "folds"), start=1)
+        for fold, boundaries in enumerate(manifest.folds, start=1)
     )
 
 
 def refuse_members(run: Run) -> None:
     """Raise ConfigError if a run is of several models, where one is needed."""
-    if run.experiment.has_members:
-        names = [member["name"] for member in _members(run.manifest)]
+    members = run.read_manifest().members
+    if members:
         raise ConfigError(
-            f"{run.path}: a run of {len(names)} models, where one is needed; give --run {run.member(names[-1]).path}, "
-            "or another of them"
+            f"{run.path}: a run of {len(members)} models, where one is needed; give --run "
+            f"{run.member(members[-1].name).path}, or another of them"
         )
-
-
-def _members(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    members = _recorded(manifest, "members")
-    for member in members:
-        if not all(isinstance(member.get(key), kind) for key, kind in (("name", str), ("fold", int), ("status", str))):
-            raise DataError("manifest.json: members: one lacks its name, fold or status; train the run again")
-    return members
-
-
-def _recorded(manifest: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    recorded = manifest.get(key)
-    if not isinstance(recorded, list) or not recorded or not all(isinstance(item, dict) for item in recorded):
-        raise DataError(f"manifest.json: {key} is missing or no list of records; train the run again")
-    return recorded
 
 
 def outcome_of(run: Run) -> TrainingSummary | None:
     """Return what a member's manifest says came of its training; None before its end."""
-    if not (run.path / "manifest.json").is_file():
-        return None
-    recorded = run.manifest.get("training")
+    recorded = run.read_manifest().training if run.has_begun else None
     if recorded is None:
         return None
-    figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in recorded.items()}
+    figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in recorded}
     return TrainingSummary(run, **figures)
 
 

@@ -6,7 +6,6 @@ A history is a table of bars, or of order-book snapshots, for each symbol, as th
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from flashtrader.market.funding_store import FundingStore, load_funding
 from flashtrader.market.spans import Span
 from flashtrader.market.store import Series, Store, load_bars, stored_source
 from flashtrader.models.stream import chunk_length
-from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.verification.checks import Subject
 
@@ -72,8 +70,7 @@ def copy_of(subject: Subject, test_start_ms: int) -> Run:
     shutil.copytree(subject.run.path, path, ignore=shutil.ignore_patterns("*.parquet", "*.png", "*.html"))
     run = Run(path)
     manifest = run.manifest
-    boundaries = replace(Boundaries.read(manifest.get("split")), test_start_ms=test_start_ms)
-    changes: dict[str, Any] = {"split": asdict(boundaries)}
+    changes: dict[str, Any] = {"split": manifest["split"] | {"test_start_ms": test_start_ms}}
     if manifest.get("folds"):
         first, *later = manifest["folds"]
         changes["folds"] = [first | {"test_start_ms": min(test_start_ms, first["test_start_ms"])}, *later]

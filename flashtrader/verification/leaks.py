@@ -21,7 +21,6 @@ from flashtrader.market.bars import PRICES
 from flashtrader.market.spans import iso_time
 from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
-from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run
 from flashtrader.verification.checks import Check, Subject
 from flashtrader.verification.histories import (
@@ -246,9 +245,9 @@ def _stretches(subject: Subject) -> Iterator[_Stretch]:
     tables = stored_tables(experiment.data, subject.data_dir)
     clock = clock_of(tables)
     first_common = max(int(np.searchsorted(clock, table["timestamp"].iloc[0])) for table in tables.values())
-    manifest = subject.run.manifest
-    boundaries = Boundaries.read(manifest.get("split"))
-    folds = [Boundaries.read(fold).test_start_ms for fold in manifest.get("folds", [])]
+    manifest = subject.run.read_manifest()
+    boundaries = manifest.split
+    folds = [fold.test_start_ms for fold in manifest.folds]
     boundaries_ms = (boundaries.validation_start_ms, boundaries.test_start_ms, *folds)
     size = min(rows_needed(experiment), len(clock) - first_common)
     test_row = int(np.searchsorted(clock, boundaries.test_start_ms))

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from flashtrader.config import Experiment
 from flashtrader.forecasting.forecast import forecast_run
+from flashtrader.manifest import Boundaries
 from flashtrader.market.spans import iso_time
 from flashtrader.models.weights import load_tensors
-from flashtrader.panel.splits import Boundaries, Rows
+from flashtrader.panel.splits import Rows
 from flashtrader.run import Run
 from flashtrader.training.data import LabelledPanel, label, prepare
 from flashtrader.training.loop import train_model
@@ -49,7 +50,7 @@ def training_noise(subject: Subject) -> Iterator[Check]:
 
 def _attack(subject: Subject, run: Run, of: str) -> Iterator[Check]:
     experiment = with_bars_of(run, run.experiment)
-    boundaries = Boundaries.read(run.manifest.get("split"))
+    boundaries = run.read_manifest().split
     tables = stored_tables(experiment.data, subject.data_dir)
     stored = _stored(subject, experiment, tables)
     made = _labelled(experiment, stored)
@@ -95,7 +96,7 @@ def walk_forward_noise(subject: Subject) -> Iterator[Check]:
     and could stand in for the first unnoticed.
     """
     name, tried = "future noise: walk-forward", "trained folds on two histories that part within the first's test"
-    folds = [Boundaries.read(fold) for fold in subject.run.manifest.get("folds", [])]
+    folds = subject.run.read_manifest().folds
     if len(folds) < 2:
         yield Check(name, tried, "skipped", "the run is no walk-forward of several folds")
         return

@@ -282,25 +282,28 @@ FILES = [
         into("runs/tiny-001/manifest.json", "[]"),
         "predict",
         1,
-        "{run}/manifest.json: damaged, no JSON object; train the run again",
+        "{run}/manifest.json: not the manifest of a run, which holds an experiment; restore it from a copy, or train "
+        "the run again",
     ),
     (
         manifest(split=None),
         "train --from tiny-001",
         1,
-        "{run}/manifest.json: split: field required; it was edited, or another version wrote it",
+        "{run}/manifest.json: split: field required; restore it from a copy, or train the run again",
     ),
     (
         manifest(experiment={}),
         "train --from tiny-001",
         1,
-        "{run}/manifest.json: experiment: data: missing; it has no default; it was edited, or another version wrote it",
+        "{run}/manifest.json: experiment: data: missing; it has no default; restore it from a copy, or train the run "
+        "again",
     ),
     (
         manifest(experiment=None),
         "train --from tiny-001",
         1,
-        "{run}/manifest.json: not the manifest of a run, which holds an experiment; give runs/NAME/manifest.json",
+        "{run}/manifest.json: not the manifest of a run, which holds an experiment; restore it from a copy, or train "
+        "the run again",
     ),
     (
         into("runs/tiny-001/metrics.jsonl", "{\n{}\n"),

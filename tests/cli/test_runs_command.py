@@ -11,32 +11,25 @@ from typing import Any
 import pytest
 
 from command import Command
+from experiments import BOOKKEEPING, manifest_of
 from flashtrader.config import DataConfig, Experiment
 from flashtrader.run import create_run
-
-BOOK_KEEPING = {
-    "created": "2026-01-31T12:00:00+00:00",
-    "command": "flashtrader train --config hourly.yaml",
-    "versions": {"flashtrader": "0.1.0", "torch": "2.13.0"},
-    "commit": None,
-    "device": "x86_64 CPU",
-    "instructions": "AVX512",
-    "threads": 2,
-    "data": {
-        "BTCUSDT": {"rows": 9, "first": "2025-01-01T00:00:00Z", "last": "2025-01-01T08:00:00Z", "sha256": "ab" * 32}
-    },
-    "split": {"test_start_ms": 1_735_700_000_000, "end_ms": 1_735_722_000_000},
-    "weights": {},
-}
 
 
 def add(runs_dir: Path, seed: int = 0, skill: float = 0.1, **changes: Any) -> Path:
     """Write the manifest of a trained run, as far as it is read."""
     experiment = Experiment(name="hourly", data=DataConfig(symbols=("BTCUSDT",)), training={"seed": seed})
     run = create_run(runs_dir, experiment)
-    outcome = {"steps": 9, "stopped": "completed", "seconds": 1.0, "validation_loss": 0.5, "skill": "ic"}
+    outcome = {
+        "steps": 9,
+        "best_step": 9,
+        "stopped": "completed",
+        "seconds": 1.0,
+        "validation_loss": 0.5,
+        "skill": "ic",
+    }
     training = {"training": outcome | {"validation_skill": skill}}
-    run.write_manifest(BOOK_KEEPING | {"experiment": experiment.model_dump(mode="json")} | training | changes)
+    run.write_manifest(manifest_of(experiment, **(training | changes)))
     return run.path
 
 
@@ -158,7 +151,7 @@ def test_a_figure_that_is_not_defined_is_never_the_best(runs_dir: Path, flashtra
 
 
 def test_compare_shows_what_differs_and_what_came_of_it(runs_dir: Path, flashtrader: Command) -> None:
-    changed = {"BTCUSDT": BOOK_KEEPING["data"]["BTCUSDT"] | {"rows": 8}}  # type: ignore[index]
+    changed = {"BTCUSDT": BOOKKEEPING["data"]["BTCUSDT"] | {"rows": 8}}
     versions = {"flashtrader": "0.1.0", "torch": "2.14.0"}
     add(runs_dir, data=changed, versions=versions)
     names = ("hourly-002", "hourly-004")

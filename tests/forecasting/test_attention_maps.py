@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments import BOOKKEEPING, manifest_of
 from flashtrader.attention import AttentionPattern, naive
-from flashtrader.config import DataConfig, Experiment, ModelConfig, TrainingConfig, to_yaml
+from flashtrader.config import DataConfig, Experiment, ModelConfig, TrainingConfig
 from flashtrader.errors import ConfigError
 from flashtrader.forecasting import attention_maps
 from flashtrader.forecasting.attention_maps import (
@@ -275,9 +276,9 @@ def test_nothing_is_recorded_afterwards() -> None:
 
 def run_of(tmp_path: Path, panel: Panel) -> Run:
     run = Run(tmp_path)
-    (tmp_path / "config.yaml").write_text(to_yaml(experiment("returns")))
-    boundaries = {"validation_start_ms": int(panel.timestamps[30]), "test_start_ms": int(panel.timestamps[50])}
-    run.write_manifest({"split": {**boundaries, "train_start_ms": 0, "end_ms": 0, "reach_bars": 1, "embargo_bars": 0}})
+    run.write_config(experiment("returns"))
+    starts = {"validation_start_ms": int(panel.timestamps[30]), "test_start_ms": int(panel.timestamps[50])}
+    run.write_manifest(manifest_of(run.experiment, split=BOOKKEEPING["split"] | starts))
     return run
 
 
@@ -332,7 +333,7 @@ def test_a_bar_that_cannot_be_shown_is_named(bars: str, message: str, tmp_path: 
 )
 def test_a_model_without_attention_of_our_own_is_refused(overrides: Any, message: str, tmp_path: Path) -> None:
     plain = Experiment(data=DataConfig(symbols=("S0",)), model=ModelConfig(**overrides))
-    (tmp_path / "config.yaml").write_text(to_yaml(plain))
+    Run(tmp_path).write_config(plain)
     with pytest.raises(ConfigError) as raised:
         next(look(Run(tmp_path), tmp_path, "latest"))
     assert message in str(raised.value)

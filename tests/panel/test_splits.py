@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from random_bars import HOUR_MS, MONDAY_MS, small_panel
 
 from flashtrader.config import BacktestConfig, DataConfig, Experiment, PanelConfig, SplitConfig
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import ConfigError
+from flashtrader.manifest import Boundaries
 from flashtrader.panel.splits import Rows, Split, split_at, split_by_time, split_into_folds
+
+
+def recorded(split: Split) -> Boundaries:
+    """Return what a manifest tells of a split."""
+    return Boundaries.model_validate(json.loads(json.dumps(split.describe())))
 
 
 def test_ten_bars_by_hand() -> None:
@@ -45,7 +51,7 @@ def test_no_target_reaches_into_the_next_part(
     assert split.validation.stop - 1 + horizon + embargo == split.test.start - 1
     assert split.test.stop == num_rows
     assert abs(len(split.test) - test * num_rows) <= 0.5
-    assert split_at(panel, json.loads(json.dumps(split.describe()))) == split
+    assert split_at(panel, recorded(split)) == split
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_training_may_begin_later_than_the_history() -> None:
     panel = small_panel(range(72), 2)
     split = split_by_time(panel, config, 2)
     assert (split.train, split.validation, split.test) == (Rows(10, 22), Rows(24, 58), Rows(60, 72))
-    assert split_at(panel, split.describe()) == split
+    assert split_at(panel, recorded(split)) == split
     with pytest.raises(ConfigError, match="the training part would hold 2 of the 72 bars"):
         split_by_time(panel, SplitConfig(train="2024-01-01T22:00", validation="2024-01-02", test="2024-01-03"), 2)
 
@@ -145,7 +151,7 @@ def test_folds_cover_the_future_and_never_learn_from_it(
     whole = split_by_time(panel, config, reach)
     assert (whole.train, whole.validation) == (folds[0].train, folds[0].validation)
     assert whole.test == Rows(starts[0], num_rows)
-    assert split_at(panel, json.loads(json.dumps(whole.describe()))) == whole
+    assert split_at(panel, recorded(whole)) == whole
 
 
 def test_a_fold_is_the_split_of_its_own_dates() -> None:
@@ -164,16 +170,29 @@ def test_a_fold_is_the_split_of_its_own_dates() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((30, 10, 5), r"one fold takes 43 bars \(train 30, validation 10, and 3 until the first outcome .* are 42"),
-        ((2, 10, 5), r"walk_forward\.train: what comes of a decision stays inside 2 bars only with more than 2"),
-        ((30, 2, 5), r"walk_forward\.validation: .* \(the target and the entry reach 2 bars ahead"),
+        (
+            (30, 10, 5),
+            "split.walk_forward: one fold takes 43 bars (train 30, validation 10, and 3 until the first outcome of the "
+            "test), and there are 42; shorten the parts or fetch more bars",
+        ),
+        (
+            (2, 10, 5),
+            "split.walk_forward.train: what comes of a decision stays inside 2 bars only with more than 2 (the target "
+            "and the entry reach 2 bars ahead, split.embargo_bars is 0); raise it",
+        ),
+        (
+            (30, 2, 5),
+            "split.walk_forward.validation: what comes of a decision stays inside 2 bars only with more than 2 (the "
+            "target and the entry reach 2 bars ahead, split.embargo_bars is 0); raise it",
+        ),
     ],
 )
 def test_a_history_or_a_part_too_short_for_a_fold(parts: tuple[int, int, int], message: str) -> None:
     train, validation, test = parts
     config = walk(train=train, validation=validation, test=test)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as refused:
         split_into_folds(small_panel(range(42), 2), config, 2)
+    assert str(refused.value) == message
 
 
 def test_dates_are_boundaries() -> None:
@@ -190,9 +209,9 @@ def test_dates_within_a_hole_begin_with_the_next_bar() -> None:
 
 def test_the_boundaries_divide_other_data_by_time() -> None:
     split = split_by_time(small_panel(range(100), 2), SplitConfig(validation=0.2, test=0.2), 2)
-    longer = split_at(small_panel(range(10, 150), 2), split.describe())
+    longer = split_at(small_panel(range(10, 150), 2), split.boundaries)
     assert (longer.train, longer.validation, longer.test) == (Rows(0, 48), Rows(50, 68), Rows(70, 140))
-    later = split_at(small_panel(range(90, 110), 2), split.describe())
+    later = split_at(small_panel(range(90, 110), 2), split.boundaries)
     assert [len(rows) for rows in (later.train, later.validation, later.test)] == [0, 0, 20]
 
 
@@ -217,16 +236,6 @@ def test_a_part_too_short_for_a_target(config: dict[str, object], key: str) -> N
 def test_one_bar_is_too_few() -> None:
     with pytest.raises(ConfigError, match="would hold 1 of the 1 bars"):
         split_by_time(small_panel(range(1), 2), SplitConfig(), 2)
-
-
-def test_a_damaged_record_is_an_error() -> None:
-    recorded = split_by_time(small_panel(range(100), 2), SplitConfig(), 2).describe()
-    for broken in ({**recorded, "test_start_ms": "soon"}, {k: recorded[k] for k in recorded if k != "test_start_ms"}):
-        with pytest.raises(DataError, match=r"split\.test_start_ms is missing or out of range"):
-            split_at(small_panel(range(100), 2), broken)
-    for missing in (None, 3, []):
-        with pytest.raises(DataError, match=r"manifest\.json: split is missing"):
-            split_at(small_panel(range(100), 2), missing)
 
 
 def test_rows_count() -> None:

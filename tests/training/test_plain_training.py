@@ -77,7 +77,7 @@ def test_the_validation_score_is_that_of_the_forecasts(data_dir: Path, tmp_path:
     """The loss is the experiment's own, in deviations: of no change, half the mean square where huber is quadratic."""
     summary = train_model(experiment("persistence", loss="mse"), data_dir, tmp_path, watch_nothing)
     data = label(experiment(), data_dir)
-    rows = split_at(data.panel, summary.run.manifest["split"]).validation
+    rows = split_at(data.panel, summary.run.read_manifest().split).validation
     deviations = data.panel.targets[rows.start : rows.stop] / data.scaler.target_std
     assert summary.validation_loss == pytest.approx(np.square(deviations).mean(), rel=1e-5)
 

@@ -18,7 +18,6 @@ from flashtrader.config import (
 from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
-from flashtrader.panel.splits import Boundaries
 from flashtrader.run import Run, find_run
 from flashtrader.training import loop
 from flashtrader.training.loop import resume_training, train_model
@@ -73,7 +72,7 @@ def test_the_run_holds_a_run_of_each_fold_and_seed(whole: Run) -> None:
     assert sorted(path.name for path in (whole.path / "members").iterdir()) == NAMES
     assert [fold["test_start_ms"] // HOUR_MS for fold in manifest["folds"]] == [260, 340]
     assert [fold["train_start_ms"] // HOUR_MS for fold in manifest["folds"]] == [0, 80]
-    boundaries = Boundaries.read(manifest["split"])
+    boundaries = whole.read_manifest().split
     assert (boundaries.test_start_ms, boundaries.end_ms) == (260 * HOUR_MS, 400 * HOUR_MS)
     assert boundaries.reach_bars == 3
     losses = [member["validation_loss"] for member in manifest["members"]]
