@@ -43,7 +43,8 @@ class TrainingConfig(Section):
     evaluate_every: PositiveInt = 100
     """Steps between evaluations on the validation bars."""
     checkpoint_every: PositiveInt | None = None
-    """Steps between checkpoints, from which a killed training goes on; null is evaluate_every."""
+    """Steps between checkpoints, from which a killed training goes on; null is evaluate_every. Each new best comes with
+    one."""
     patience: PositiveInt | None = None
     """Evaluations without a better validation loss before training stops; null never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from flashtrader.errors import TrainingError
+from flashtrader.files import replacing
 from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.training.distributed import divided_like, team
 from flashtrader.training.optim import Schedule
@@ -63,11 +64,12 @@ def _files(directory: Path) -> tuple[Path, Path]:
 
 def _keep(path: Path, kept: Path) -> None:
     """Let `kept` hold what `path` holds, while `path` stays where it is."""
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(path, kept)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, kept)
+    with replacing(kept) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
 
 
 def has_checkpoint(directory: Path) -> bool:

@@ -58,8 +58,13 @@ class Trainer:
         self.progress = Progress()
 
     def restore(self) -> None:
-        """Go back to the newest whole checkpoint; forget the metrics of steps after it."""
+        """Go back to the newest whole checkpoint; forget the metrics of steps after it.
+
+        The checkpoint of a best step holds the best weights: a kill may have come before they had a file of their own.
+        """
         self.progress = restore_checkpoint(self.run.checkpoints, self.model, self.optimiser, self.schedule)
+        if self.progress.step > 0 and self.progress.best_step == self.progress.step:
+            self._keep_best()
         self.team.from_writer(self._forget_later_metrics)
 
     def _forget_later_metrics(self) -> None:
@@ -93,13 +98,16 @@ class Trainer:
                 if self._is_due(self.config.evaluate_every):
                     metrics |= self.evaluate()
                 stopped = self._reason_to_stop() or self._asked_of_any(request)
+                best = metrics.get("best", False)
                 # First the metrics: on resuming, those of steps after the checkpoint are dropped, missing ones stay so.
                 if log is not None:
                     log.write(metrics)
-                if stopped is not None or self._is_due(self.config.steps_between_checkpoints):
+                if stopped is not None or best or self._is_due(self.config.steps_between_checkpoints):
                     if log is not None:
                         log.flush_to_disk()
                     self.save()
+                if best:  # after the checkpoint that tells of it: what goes on from one has no better weights beside it
+                    self._keep_best()
                 watch(metrics)
         return stopped
 
@@ -150,7 +158,7 @@ class Trainer:
         }
 
     def evaluate(self) -> Metrics:
-        """Forecast the validation bars in one pass; keep the model if it is the best so far."""
+        """Forecast the validation bars in one pass; tell whether the model is the best so far."""
         began = time.perf_counter()
         # Every process does, since each may hold a part of the model; what the first one finds is what counts.
         found = self._validate()
@@ -166,14 +174,17 @@ class Trainer:
             self.progress.best_loss, self.progress.best_skill = loss, skill
             self.progress.best_step = self.progress.step
             self.progress.evaluations_since_best = 0
-            facts = {"step": self.progress.step, "validation_loss": loss}
-            weights = self.team.whole(self.model.state_dict())
-            if self.team.is_writer:
-                save_tensors(self.run.checkpoints / "best.safetensors", weights, facts)
         else:
             self.progress.evaluations_since_best += 1
         self.progress.seconds += time.perf_counter() - began
         return {"validation_loss": loss, f"validation_{self.skill.name}": skill, "best": improved}
+
+    def _keep_best(self) -> None:
+        """Write the weights as the best so far, which those of this step are."""
+        facts = {"step": self.progress.step, "validation_loss": self.progress.best_loss}
+        weights = self.team.whole(self.model.state_dict())
+        if self.team.is_writer:
+            save_tensors(self.run.checkpoints / "best.safetensors", weights, facts)
 
     def _validate(self) -> tuple[float, float]:
         """Return loss and skill on the validation bars."""

@@ -86,6 +86,48 @@ def test_checkpoints_come_as_often_as_asked(data_dir: Path, tmp_path: Path, undi
     assert outcome(run) == undisturbed
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_as_the_best_weights_are_written_leaves_none_that_the_run_knows_nothing_of(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    seldom = experiment(evaluate_every=1, checkpoint_every=100)
+    whole = train_model(seldom, data_dir, tmp_path / "whole", watch_nothing).run
+    _, step, *_ = (row["step"] for row in read_json_lines(whole.metrics) if row["best"])
+    save = trainer.save_tensors
+
+    def killed_at(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        if facts["step"] == step and when == "before":
+            kill()
+        save(path, tensors, facts)
+        if facts["step"] == step:
+            kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_tensors", killed_at)
+        with pytest.raises(ZeroDivisionError):
+            train_model(seldom, data_dir, tmp_path, watch_nothing)
+    run = Run(tmp_path / "tiny-001")
+    ended = resume_training(experiment(evaluate_every=1, max_steps=1), data_dir, run, watch_nothing)
+    assert (ended.steps, ended.best_step) == (step, step)
+    assert load_tensors(run.checkpoints / "best.safetensors")[1]["step"] == step
+    resume_training(seldom, data_dir, run, watch_nothing)
+    assert outcome(run) == outcome(whole)
+
+
+def test_a_file_system_without_links_keeps_a_copy_of_the_checkpoint_before(
+    data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(os, "link", refuse)
+    run = killed(data_dir, tmp_path, 7)
+    assert load_tensors(run.checkpoints / "previous.safetensors")[1]["progress"]["step"] == 4
+    (run.checkpoints / "last.safetensors").unlink()
+    assert first_step_on_resuming(data_dir, run) == 5
+    assert outcome(run) == undisturbed
+
+
 @pytest.mark.parametrize("damage", ["flipped in a weight", "flipped in the facts", "cut off", "missing"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], caplog: pytest.LogCaptureFixture, damage: str
