@@ -121,12 +121,12 @@ def _gross_returns(
 ) -> dict[int, Floats]:
     """Return the simple returns of equity (T,) before costs, on the bars that every delay trades."""
     weights = policy_weights(forecasts, bars, experiment)
-    # What is not charged need not be added again, nor what was fetched of it be there.
-    rules = experiment.backtest.model_copy(update={"funding_rate": None})
+    # Trading's own costs are added again; without these two, nothing else takes from what prices earn.
+    rules = experiment.backtest.model_copy(update={"funding_rate": None, "maintenance_margin": 0.0})
     returns = {}
     for delay in delays:
         result = run_backtest(bars, delayed(weights, delay).iloc[delay:], Interval(experiment.data.interval), rules)
-        earned = np.diff(result.equity) + result.cost[:-1] + result.liquidation_fees[1:]
+        earned = np.diff(result.equity) + result.cost[:-1]
         returns[delay] = pd.Series(earned / result.equity[:-1], index=result.time[1:])
     together = pd.DataFrame(returns).dropna()
     return {delay: together[delay].to_numpy() for delay in delays}

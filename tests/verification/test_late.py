@@ -60,8 +60,8 @@ def test_costs_of_every_kind_are_left_out(place: Place) -> None:
     experiment = place.run.experiment.model_dump() | {"policy": {"kind": "tanh", "scale": 1e6, "max_weight": 0.5}}
     bars, forecasts = load_bars(place.run.experiment.data, place.root / "data"), place.best.iloc[10:]
     dear = {"maker_share": 0.25, "half_spread_bps": 3, "volatility_slippage": 0.1, "impact_coefficient": 1}
-    dear |= {"funding_rate": "fetched", "maintenance_margin": 0.99, "liquidation_fee_bps": 300, "initial_equity": 10}
-    free = {"fee_bps": 0, "slippage_bps": 0, "maintenance_margin": 0.99, "liquidation_fee_bps": 0}
+    dear |= {"funding_rate": "fetched", "maintenance_margin": 0.99}
+    free = {"fee_bps": 0, "slippage_bps": 0}
     gross = [
         late._gross_returns(forecasts, bars, Experiment.model_validate(experiment | {"backtest": rules}), [0, 1])
         for rules in (dear, free)
