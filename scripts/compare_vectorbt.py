@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flashtrader.backtest.engine import Floats, Simulation, simulate
+from flashtrader.arrays import Floats
+from flashtrader.backtest.engine import Simulation, simulate
 
 FEE_BPS = 7.5
 INITIAL_EQUITY = 100_000.0

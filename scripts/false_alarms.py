@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.stats import binomtest
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.assessment import Assessment, assess
 from flashtrader.backtest.experiment import backtest_run
 from flashtrader.backtest.result import run_backtest
@@ -151,12 +151,10 @@ def fair_game(seed: int, num_bars: int) -> Bars:
     return bars.assign(open=open_T, close=close_T, high=np.maximum(open_T, close_T), low=np.minimum(open_T, close_T))
 
 
-def persistent_noise(seed: int, num_bars: int) -> NDArray[np.float64]:
+def persistent_noise(seed: int, num_bars: int) -> Floats:
     """Return noise of unit variance that changes its sign about once in ten bars."""
     generator = np.random.default_rng([seed, 1])
-    noise_T: NDArray[np.float64] = lfilter(
-        [math.sqrt(1 - PERSISTENCE**2)], [1, -PERSISTENCE], generator.normal(size=num_bars)
-    )
+    noise_T: Floats = lfilter([math.sqrt(1 - PERSISTENCE**2)], [1, -PERSISTENCE], generator.normal(size=num_bars))
     return noise_T
 
 

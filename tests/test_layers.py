@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "flashtrader"
 TOP_DOWN = [
+    "arrays",
     "errors",
     "files",
     "interval",
@@ -32,6 +33,7 @@ TOP_DOWN = [
     "__main__",
 ]
 TORCH_FREE = {
+    "arrays",
     "errors",
     "files",
     "interval",

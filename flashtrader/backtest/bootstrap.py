@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.significance import tapered_autocovariances
 
-Floats = NDArray[np.float64]
 NUM_HISTORIES = 2_000
 _TAIL = 0.025
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from flashtrader.backtest.engine import Floats, Simulation
+from flashtrader.arrays import Floats
+from flashtrader.backtest.engine import Simulation
 from flashtrader.config import BacktestConfig
 from flashtrader.interval import Interval
 

@@ -24,11 +24,10 @@ import numpy as np
 from numba import boolean, float64, njit
 from numba.core.types import Array as ArrayType
 from numba.core.types import NamedTuple as NamedTupleType
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import DataError
-
-Floats = NDArray[np.float64]
 
 
 class Simulation(NamedTuple):

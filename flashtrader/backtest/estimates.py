@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.bootstrap import Histories, block_bars, draw_histories, interval95
 from flashtrader.backtest.metrics import sharpe, simple_returns
 from flashtrader.backtest.overfitting import NUM_BLOCKS, probability_of_overfitting
@@ -21,7 +22,6 @@ from flashtrader.backtest.significance import (
 )
 from flashtrader.backtest.trials import Trial
 
-Floats = NDArray[np.float64]
 Interval95 = tuple[float, float]
 
 

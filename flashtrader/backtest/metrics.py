@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashtrader.backtest.engine import Floats, Simulation
+from flashtrader.arrays import Floats
+from flashtrader.backtest.engine import Simulation
 
 
 @dataclass(frozen=True)

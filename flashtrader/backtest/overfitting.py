@@ -3,11 +3,10 @@
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import DataError
 
-Floats = NDArray[np.float64]
 NUM_BLOCKS = 16
 _COMBINATIONS_AT_ONCE = 1_000
 

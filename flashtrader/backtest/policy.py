@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from flashtrader.backtest.engine import Floats
+from flashtrader.arrays import Floats
 from flashtrader.backtest.prices import union_clock
 from flashtrader.config import Experiment, PolicyConfig, TanhPolicy, ThresholdPolicy, TopKPolicy, WeightsPolicy
 from flashtrader.interval import Interval

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.funding import FundingHistory
 
@@ -17,7 +18,7 @@ _FUNDING_MS = FUNDING_HOURS * DAY_MS // 24
 class FillPrices(NamedTuple):
     """At what price, and when, a decision is carried out."""
 
-    prices_TA: NDArray[np.float64]
+    prices_TA: Floats
     """NaN where the asset can't be traded."""
     times_T: NDArray[np.int64]
     """When each row of prices is traded, in UTC milliseconds."""
@@ -52,7 +53,7 @@ def fill_prices(
 
 def extremes(
     bars: Mapping[str, pd.DataFrame], symbols: Sequence[str], clock_T: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     """Return the low and high of each bar of the clock, (T, A) each; NaN where an asset has no bar.
 
     They are what lies between a decision's fill and the one before it, at either kind of fill: the bar that closes with
@@ -66,9 +67,7 @@ def extremes(
     return low_TA, high_TA
 
 
-def settled_funding(
-    funding: Mapping[str, FundingHistory], symbols: Sequence[str], fills: FillPrices
-) -> NDArray[np.float64]:
+def settled_funding(funding: Mapping[str, FundingHistory], symbols: Sequence[str], fills: FillPrices) -> Floats:
     """Return the rates that longs of each asset pay at each step, (T, A): of the settlements since the step before.
 
     A step pays for those of its own time too; the first pays none, for nothing was held before it. Raises DataError
@@ -85,7 +84,7 @@ def settled_funding(
     return rates_TA
 
 
-def constant_funding(times_T: NDArray[np.int64], rate: float) -> NDArray[np.float64]:
+def constant_funding(times_T: NDArray[np.int64], rate: float) -> Floats:
     """Return the rate that longs pay at each step, shape (T, 1), when every settlement charges `rate`.
 
     Perpetuals settle at 00:00, 08:00 and 16:00 UTC; a step pays for the settlements since the step before it, its own

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flashtrader.backtest.engine import Floats
+from flashtrader.arrays import Floats
 
 
 def buy_and_hold_weights(prices_TA: Floats, max_gross: float) -> Floats:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.costs import CostParts, CostRates, cost_rates
-from flashtrader.backtest.engine import Floats, Simulation, simulate
+from flashtrader.backtest.engine import Simulation, simulate
 from flashtrader.backtest.metrics import Metrics, measure
 from flashtrader.backtest.prices import (
     FillPrices,

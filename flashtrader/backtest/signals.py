@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import ConfigError, DataError, FlashtraderError
 from flashtrader.interval import MINUTE_MS, Interval
 from flashtrader.market.spans import iso_time
@@ -151,7 +152,7 @@ def _mismatch(
     return f"the data runs from {first} to {last}; cut the file, or widen data.start and data.end"
 
 
-def _numbers(column: pd.Series, times_T: NDArray[np.int64], where: str) -> NDArray[np.float64]:
+def _numbers(column: pd.Series, times_T: NDArray[np.int64], where: str) -> Floats:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong_T = np.isinf(numbers) | (np.isnan(numbers) & column.notna().to_numpy())
     if wrong_T.any():

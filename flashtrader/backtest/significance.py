@@ -8,13 +8,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.metrics import sharpe
 from flashtrader.errors import DataError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

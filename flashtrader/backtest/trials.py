@@ -15,12 +15,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.metrics import simple_returns
 from flashtrader.backtest.result import BacktestResult
 from flashtrader.errors import DataError
 from flashtrader.files import replacing
-
-Floats = NDArray[np.float64]
 
 _SAME_DECIMALS = 8
 """Of returns that count as the same: other money alone changes their last bits."""

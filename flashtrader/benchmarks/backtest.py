@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashtrader.backtest.engine import Floats, simulate
+from flashtrader.arrays import Floats
+from flashtrader.backtest.engine import simulate
 
 SIZES = ((100_000, 100), (1_000_000, 1))
 FEE_BPS = 7.5

@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.benchmarks.machine import Machine, machine
 from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.config import Experiment
@@ -40,7 +41,6 @@ from flashtrader.training.objectives import build_objective
 from flashtrader.training.stopping import FINISHED
 
 Part = Literal["validation", "test"]
-Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 """Of all differences of a benchmark together (Bonferroni)."""
@@ -238,7 +238,7 @@ def with_common_segments(experiment: Experiment, longest_bars: int) -> Experimen
     return _with_training(adapted, batch_size=max(1, round(batches * experiment.training.batch_size)))
 
 
-def paired_difference(scores_S: Array, stretches_SG: Array, confidence: float) -> Difference:
+def paired_difference(scores_S: Floats, stretches_SG: Floats, confidence: float) -> Difference:
     """Return the mean of paired differences over S seeds, with the interval that time and seeds leave open.
 
     scores_S: each seed's difference on all bars. stretches_SG: the same on G stretches of time alone. Their spread
@@ -351,7 +351,7 @@ def _summarise(
     )
     confidence = 1 - (1 - CONFIDENCE) / (len(peaks) - 1)
 
-    def difference(score_CS: Array, score_CSG: Array, context: int) -> Difference | None:
+    def difference(score_CS: Floats, score_CSG: Floats, context: int) -> Difference | None:
         if context == 0:
             return None
         return paired_difference(score_CS[context] - score_CS[0], score_CSG[context] - score_CSG[0], confidence)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flashtrader.arrays import Floats
 from flashtrader.attention import AttentionPattern, naive
 from flashtrader.config import PLAIN_FAMILIES, TrainingConfig, utc
 from flashtrader.errors import ConfigError
@@ -34,8 +35,6 @@ from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.run import Run
 
-Floats = NDArray[np.float32]
-
 _BLOCK_ENTRIES = 2**24  # weights that are held at once, in all heads: 64 MiB
 
 
@@ -49,15 +48,15 @@ class AttentionMap:
     """Names of the E entities; of one that stands for a whole bar, `bar`."""
     forecasts: dict[str, float]
     """Of every symbol; NaN where there is none."""
-    weights: dict[str, Floats]
+    weights: dict[str, NDArray[np.float32]]
     """By layer: (H, E asking, K seen, E seen) of the last K bars; each row (K, E) sums to one.
 
     Factorised mixing has two attentions in a layer: `time` sees its own entity alone (H, E, K, 1), `across` its own bar
     alone (H, E, 1, E).
     """
-    rollout: Floats
+    rollout: NDArray[np.float32]
     """(E asking, T, E seen): `rollout` of all layers; each row (T, E) sums to one."""
-    prices: dict[str, NDArray[np.float64]]
+    prices: dict[str, Floats]
     """(T,) of each symbol at `times_ms`: close, or mid-price; NaN where there is none."""
 
     @property
@@ -269,7 +268,7 @@ def rollout(calls: Sequence[AttentionCall], steps: int, entities: int) -> Tensor
     return flow_QTE
 
 
-def _prices(table: pd.DataFrame, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+def _prices(table: pd.DataFrame, times_ms: NDArray[np.int64]) -> Floats:
     """Return the price at each time: of several rows at one time the last; NaN where there is none."""
     rows = np.searchsorted(table["timestamp"], times_ms, side="right") - 1
     found = table.iloc[np.maximum(rows, 0)]

@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrader.forecasting.attention_maps import AttentionMap, Floats
+from flashtrader.arrays import Floats
+from flashtrader.forecasting.attention_maps import AttentionMap
 
 _FIRST_BAND_BARS, _BAND_GROWTH = 16, 4
 
@@ -19,11 +20,11 @@ _FIRST_BAND_BARS, _BAND_GROWTH = 16, 4
 class Profile:
     """The weights of one attention, or of the rollout (H = 1), as the mean over entities that ask, and over bars."""
 
-    by_age: NDArray[np.float64]
+    by_age: Floats
     """(H, K): 0 bars back, the bar itself, comes first; sums to one."""
-    by_entity: NDArray[np.float64]
+    by_entity: Floats
     """(H, E asking, E seen), all times together; sums to one."""
-    entropy_nats: NDArray[np.float64]
+    entropy_nats: Floats
     """(H,) of the weights of one query: exp of it keys, alike, would have the same."""
 
 
@@ -48,7 +49,7 @@ class Reach:
     """All ages, in the same bands for every head."""
 
 
-def profile(weights_HEKE: Floats) -> Profile:
+def profile(weights_HEKE: NDArray[np.float32]) -> Profile:
     """Return what is kept of one bar's weights."""
     weights = weights_HEKE.astype(np.float64)
     entropy_HE = -np.einsum("heko,heko->he", weights, np.log(np.where(weights > 0, weights, 1.0)))
@@ -70,13 +71,13 @@ def mean_profiles(of_bars: Sequence[Mapping[str, Profile]]) -> dict[str, Profile
     return {name: _mean([bar[name] for bar in of_bars]) for name in of_bars[0]}
 
 
-def ages(profiles: Mapping[str, Profile]) -> dict[str, NDArray[np.float64]]:
+def ages(profiles: Mapping[str, Profile]) -> dict[str, Floats]:
     """Return `by_age` of every attention that looks back."""
     layers = {name: profile.by_age for name, profile in profiles.items() if name != "rollout"}
     return {name: by_age for name, by_age in layers.items() if by_age.shape[1] > 1} or layers
 
 
-def entities(profiles: Mapping[str, Profile]) -> dict[str, NDArray[np.float64]]:
+def entities(profiles: Mapping[str, Profile]) -> dict[str, Floats]:
     """Return `by_entity` of the rollout and every attention that looks at several entities; of one entity, nothing."""
     return {name: profile.by_entity for name, profile in profiles.items() if profile.by_entity.shape[2] > 1}
 
@@ -103,7 +104,7 @@ def _mean(profiles: Sequence[Profile]) -> Profile:
     )
 
 
-def _reach(by_age_K: NDArray[np.float64], entropy_nats: float, longest: int) -> Reach:
+def _reach(by_age_K: Floats, entropy_nats: float, longest: int) -> Reach:
     return Reach(
         mean_bars=float(by_age_K @ np.arange(len(by_age_K))),
         median_bars=quantile_age(by_age_K, 0.5),
@@ -112,7 +113,7 @@ def _reach(by_age_K: NDArray[np.float64], entropy_nats: float, longest: int) -> 
     )
 
 
-def quantile_age(by_age_K: NDArray[np.float64], share: float) -> int:
+def quantile_age(by_age_K: Floats, share: float) -> int:
     """Return the least age such that so much of the weight is at most so far back."""
     return int(np.searchsorted(by_age_K.cumsum(), share * by_age_K.sum()))
 

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from flashtrader.arrays import Floats
 from flashtrader.forecasting.scores import long_run_error
 from flashtrader.market.books import Books
 from flashtrader.panel.books import Quotes, shifted
@@ -74,9 +75,9 @@ class DirectionScore:
 class Trades:
     """What buying or selling after each snapshot would earn, in basis points (T,); NaN where the run ends before."""
 
-    long_bps: NDArray[np.float64]
-    short_bps: NDArray[np.float64]
-    mid_bps: NDArray[np.float64]
+    long_bps: Floats
+    short_bps: Floats
+    mid_bps: Floats
     """Of a purchase at the mid; a sale earns the opposite."""
 
     def at(self, rows: slice) -> "Trades":
@@ -87,10 +88,10 @@ class Trades:
 def trade_returns(quotes: Quotes, run_starts: NDArray[np.int64], horizon: int) -> Trades:
     """Return what a trade decided at each snapshot earns: in after `LATENCY` snapshots, out after `horizon` more."""
 
-    def entry(price_T: NDArray[np.float64]) -> NDArray[np.float64]:
+    def entry(price_T: Floats) -> Floats:
         return shifted(price_T, run_starts, LATENCY)
 
-    def leave(price_T: NDArray[np.float64]) -> NDArray[np.float64]:
+    def leave(price_T: Floats) -> Floats:
         return shifted(price_T, run_starts, LATENCY + horizon)
 
     return Trades(
@@ -101,7 +102,7 @@ def trade_returns(quotes: Quotes, run_starts: NDArray[np.int64], horizon: int) -
 
 
 def score_answers(
-    answers: Mapping[str, NDArray[np.float64]], outcomes_T: NDArray[np.float64], trades: Trades, horizon: int
+    answers: Mapping[str, Floats], outcomes_T: Floats, trades: Trades, horizon: int
 ) -> list[DirectionScore]:
     """Return the score of each source of answers, all on the same snapshots: those that every one answers.
 
@@ -111,23 +112,19 @@ def score_answers(
     return [_score(name, answer_T, outcomes_T, known_T, trades, horizon) for name, answer_T in answers.items()]
 
 
-def persistent_answers(
-    outcomes_T: NDArray[np.float64], run_starts: NDArray[np.int64], horizon: int
-) -> NDArray[np.float64]:
+def persistent_answers(outcomes_T: Floats, run_starts: NDArray[np.int64], horizon: int) -> Floats:
     """Return for every snapshot the direction of the move that ends with it: the newest that is known there."""
     return shifted(outcomes_T, run_starts, -horizon)
 
 
-def commonest_answers(outcomes_T: NDArray[np.float64], train: Rows) -> NDArray[np.float64]:
+def commonest_answers(outcomes_T: Floats, train: Rows) -> Floats:
     """Return at every snapshot the direction that comes most often in the training rows; the lower of equals."""
     known = outcomes_T[train.start : train.stop]
     directions, counts = np.unique(known[np.isfinite(known)], return_counts=True)
     return np.full(len(outcomes_T), directions[counts.argmax()])
 
 
-def imbalance_answers(
-    book: Books, outcomes_T: NDArray[np.float64], run_starts: NDArray[np.int64], train: Rows
-) -> NDArray[np.float64]:
+def imbalance_answers(book: Books, outcomes_T: Floats, run_starts: NDArray[np.int64], train: Rows) -> Floats:
     """Return the answers of a logistic regression on order imbalance, (bid size − ask size) / (their sum).
 
     Of the best level, as Gould & Bonart (2016, Queue Imbalance as a One-Tick-Ahead Price Predictor) fit it, and of the
@@ -151,8 +148,8 @@ def imbalance_answers(
     return answers_T
 
 
-def _imbalances(book: Books) -> list[NDArray[np.float64]]:
-    def size(side: str, levels: int) -> NDArray[np.float64]:
+def _imbalances(book: Books) -> list[Floats]:
+    def size(side: str, levels: int) -> Floats:
         names = [f"{side}_size_{level}" for level in range(1, levels + 1) if f"{side}_size_{level}" in book]
         return np.asarray(book[names].to_numpy().sum(axis=1), dtype=np.float64)
 
@@ -162,8 +159,8 @@ def _imbalances(book: Books) -> list[NDArray[np.float64]]:
 
 def _score(
     name: str,
-    answers_T: NDArray[np.float64],
-    outcomes_T: NDArray[np.float64],
+    answers_T: Floats,
+    outcomes_T: Floats,
     known_T: NDArray[np.bool_],
     trades: Trades,
     horizon: int,
@@ -192,7 +189,7 @@ def _score(
     )
 
 
-def _pnl(answers_T: NDArray[np.float64], known_T: NDArray[np.bool_], trades: Trades, horizon: int) -> SignalPnl:
+def _pnl(answers_T: Floats, known_T: NDArray[np.bool_], trades: Trades, horizon: int) -> SignalPnl:
     earned_T = np.where(answers_T > 0, trades.long_bps, trades.short_bps)
     at_mid_T = np.where(answers_T > 0, trades.mid_bps, -trades.mid_bps)
     traded_T = known_T & (answers_T != 0) & np.isfinite(earned_T)
@@ -201,7 +198,7 @@ def _pnl(answers_T: NDArray[np.float64], known_T: NDArray[np.bool_], trades: Tra
     return SignalPnl(int(traded_T.sum()), mean, error, mid_mean, mid_error)
 
 
-def _mean_and_error(values_T: NDArray[np.float64], chosen_T: NDArray[np.bool_], horizon: int) -> tuple[float, float]:
+def _mean_and_error(values_T: Floats, chosen_T: NDArray[np.bool_], horizon: int) -> tuple[float, float]:
     """Return the mean of the chosen snapshots' values, and its error: two overlap that are fewer than a horizon apart.
 
     A mean of a random number of values is a ratio of two sums: its deviations, over all snapshots, are those of the

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.forecasting.book_scores import (
     DIRECTIONS,
     DirectionScore,
@@ -31,7 +31,7 @@ class DirectionForecasts:
     directions: pd.DataFrame
     """Index `time` (the snapshot's, UTC); p_down, p_flat, p_up, NaN where there is no forecast; outcome −1, 0 or 1, NaN
     while unknown. Training balances the classes, and these are probabilities as if each were as common."""
-    moves_bps: NDArray[np.float64]
+    moves_bps: Floats
     """(T,) of the mid over the horizon; NaN while unknown."""
     scores: list[DirectionScore]
     """The model's, then those of plain answers on the same snapshots. What has to be fitted is left out where the
@@ -67,6 +67,6 @@ def forecast_directions(answers: Answers) -> DirectionForecasts:
     )
 
 
-def likeliest(probability_TP: NDArray[np.float64]) -> NDArray[np.float64]:
+def likeliest(probability_TP: Floats) -> Floats:
     """Return the likeliest direction (T,) of down, flat and up; NaN where there is no forecast."""
     return np.where(np.isfinite(probability_TP).all(axis=1), probability_TP.argmax(axis=1) - 1.0, np.nan)

@@ -11,11 +11,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.forecasting.scores import long_run_error
 from flashtrader.market.bars import PRICES
 from flashtrader.panel.candles import CLOSE, VOLUME, log_candles
 
-Floats = NDArray[np.float64]
 Space = Literal["z", "price", "return"]
 
 FEATURES = (*PRICES, "volume")

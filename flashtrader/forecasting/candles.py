@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import ConfigError
 from flashtrader.forecasting.candle_scores import (
     BAND_LEVELS,
@@ -14,7 +15,6 @@ from flashtrader.forecasting.candle_scores import (
     Calibration,
     CandleScaler,
     FeatureScore,
-    Floats,
     calibrate,
     crps,
     held_logs,

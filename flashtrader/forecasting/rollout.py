@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
@@ -31,8 +32,6 @@ from flashtrader.panel.features import History, expand_features, find_features
 from flashtrader.panel.loading import LoadedPanel
 from flashtrader.panel.panel import Panel
 
-FloatArray = NDArray[np.float64]
-
 ROLLABLE = expand_features(["candle", "candle_moves", "calendar"])
 """Features that need no more than a candle, the one before it, and its time."""
 
@@ -45,12 +44,12 @@ class Rollout:
     """Opening time of the last bar that there was."""
     timestamps: NDArray[np.int64]
     """(H,) opening times of the bars that follow it."""
-    point: FloatArray
+    point: Floats
     """(H, 5) along the point forecast."""
-    paths: FloatArray
+    paths: Floats
     """(N, H, 5) drawn from the predictive distribution, candle by candle."""
 
-    def quantiles(self, levels: Sequence[float]) -> FloatArray:
+    def quantiles(self, levels: Sequence[float]) -> Floats:
         """Return the quantiles over the paths (levels, H, 5), of each bar and column for itself."""
         return np.quantile(self.paths, levels, axis=0)
 
@@ -103,7 +102,7 @@ def rollout(
     return Rollout(decision_ms=decision_ms, timestamps=timestamps, point=candles_NH5[0], paths=candles_NH5[1:])
 
 
-def point_next_candles(model: CandleModel, answers_RKP: NDArray[np.float32], candles_R5: FloatArray) -> FloatArray:
+def point_next_candles(model: CandleModel, answers_RKP: NDArray[np.float32], candles_R5: Floats) -> Floats:
     """Return the candles (R, 5) that a model's answers at `candles_R5` forecast."""
     changes = forecasts_of(model, answers_RKP)[:, :NUM_COLUMNS].astype(np.float64)
     return next_candles(candles_R5, changes)
@@ -111,8 +110,8 @@ def point_next_candles(model: CandleModel, answers_RKP: NDArray[np.float32], can
 
 @torch.inference_mode()
 def sample_next_candles(
-    model: CandleModel, answers_RKP: NDArray[np.float32], candles_R5: FloatArray, generator: np.random.Generator
-) -> FloatArray:
+    model: CandleModel, answers_RKP: NDArray[np.float32], candles_R5: Floats, generator: np.random.Generator
+) -> Floats:
     """Return candles (R, 5) that may follow `candles_R5`, one drawn from the distribution in each of a model's answers.
 
     A draw is limited to `panel.clip` standard deviations either way, as features are: the exponential of a Student-t,
@@ -184,7 +183,7 @@ class _Token:
         self._opening_of_close = dict(zip(to.close(whole).tolist(), whole.tolist(), strict=True))
         self._closes = interval.close(timestamps).tolist()
 
-    def renewed(self, candles_NS5: FloatArray) -> FloatArray | None:
+    def renewed(self, candles_NS5: Floats) -> Floats | None:
         """Return the ROLLABLE features (N, 14) if a candle closes with the newest of those made up, else None."""
         opening_ms = self._opening_of_close.get(self._closes[candles_NS5.shape[1] - 1])
         if opening_ms is None:
@@ -201,7 +200,7 @@ class _Token:
         return np.hstack([logs, logs - before[:, MOVES_FROM], np.repeat(_calendar(opening_ms), len(logs), axis=0)])
 
 
-def _calendar(opening_ms: int) -> FloatArray:
+def _calendar(opening_ms: int) -> Floats:
     """Return the calendar features (1, 4) of a bar."""
     history = History(pd.DataFrame({"timestamp": [opening_ms]}), np.zeros(1, np.int64))
     return np.stack([feature(history) for feature in find_features(["calendar"]).values()], axis=1)

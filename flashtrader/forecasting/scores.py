@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.training.correlation import information_coefficient
 
 
@@ -77,7 +78,7 @@ def _mean(figures: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float64], horizon_bars: int) -> Score:
+def _score(symbol: str, forecast: Floats, outcome: Floats, horizon_bars: int) -> Score:
     both = np.isfinite(forecast) & np.isfinite(outcome)
     strides = [
         _correlation(forecast[offset::horizon_bars], outcome[offset::horizon_bars]) for offset in range(horizon_bars)
@@ -102,7 +103,7 @@ def _score(symbol: str, forecast: NDArray[np.float64], outcome: NDArray[np.float
     )
 
 
-def correlation_error(forecasts_TK: NDArray[np.float64], outcomes_TK: NDArray[np.float64], horizon_bars: int) -> float:
+def correlation_error(forecasts_TK: Floats, outcomes_TK: Floats, horizon_bars: int) -> float:
     """Return the standard error of the mean over the markets of the correlation over time, NaN where there is none.
 
     The larger of two. One is estimated from the products of forecast and outcome, by the delta method: the mean over
@@ -131,13 +132,13 @@ def correlation_error(forecasts_TK: NDArray[np.float64], outcomes_TK: NDArray[np
     return max(horizon_error(influence_TK @ weight_K, horizon_bars), of_noise)
 
 
-def _standardised(values_T: NDArray[np.float64], known_T: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _standardised(values_T: Floats, known_T: NDArray[np.bool_]) -> Floats:
     """Return the known values in deviations from their mean, 0 elsewhere."""
     known = values_T[known_T]
     return np.where(known_T, (values_T - known.mean()) / known.std(), 0.0)
 
 
-def horizon_error(influence_T: NDArray[np.float64], horizon_bars: int) -> float:
+def horizon_error(influence_T: Floats, horizon_bars: int) -> float:
     """Return the standard error of the mean of a series around zero that looks `horizon_bars` ahead at every bar.
 
     Hansen & Hodrick (1980), Forward Exchange Rates as Optimal Predictors of Future Spot Rates: autocovariances up to
@@ -152,7 +153,7 @@ def horizon_error(influence_T: NDArray[np.float64], horizon_bars: int) -> float:
     return math.sqrt(variance) / len(influence_T)
 
 
-def long_run_error(influence_T: NDArray[np.float64], lags: int) -> float:
+def long_run_error(influence_T: Floats, lags: int) -> float:
     """Return the standard error of the mean of a series around zero whose values are correlated up to `lags` bars.
 
     Newey & West (1987), equation 5.
@@ -163,11 +164,11 @@ def long_run_error(influence_T: NDArray[np.float64], lags: int) -> float:
     return math.sqrt(max(variance, 0.0)) / len(influence_T)
 
 
-def _correlation(forecast: NDArray[np.float64], outcome: NDArray[np.float64]) -> float:
+def _correlation(forecast: Floats, outcome: Floats) -> float:
     return float(information_coefficient(forecast[:, None], outcome[:, None])[0])
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(values: Floats) -> Floats:
     return np.asarray(pd.Series(values).rank(), dtype=np.float64)
 
 

@@ -9,13 +9,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr
 
+from flashtrader.arrays import Floats
 from flashtrader.forecasting.scores import correlation_error, horizon_error
 from flashtrader.training.correlation import information_coefficient
 
-Floats = NDArray[np.float64]
 Loss = Literal["squared", "absolute"]
 MIN_CROSS_SECTION = 3
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
 from flashtrader.training.sharpe import net_returns, sharpe_ratio
@@ -49,9 +49,7 @@ def score_weights(weights: pd.DataFrame, returns: pd.DataFrame, experiment: Expe
     ]
 
 
-def _score(
-    name: str, weights_TA: NDArray[np.float64], returns_TA: NDArray[np.float64], experiment: Experiment
-) -> WeightScore:
+def _score(name: str, weights_TA: Floats, returns_TA: Floats, experiment: Experiment) -> WeightScore:
     costs = experiment.backtest
     earned = net_returns(torch.tensor(weights_TA)[None], torch.tensor(returns_TA)[None], costs.cost_rate)
     net_T = earned.net_BT[earned.labelled_BT]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import DataError
 from flashtrader.market.columns import typed_columns
 from flashtrader.market.spans import iso_time
@@ -34,15 +35,13 @@ def num_levels(books: Books) -> int:
     return max((int(number[1]) for number in numbers if number), default=0)
 
 
-def book_values(books: Books) -> NDArray[np.float64]:
+def book_values(books: Books) -> Floats:
     """Return (N, L, 4): ask price, ask size, bid price and bid size of every level."""
     levels = num_levels(books)
     return books[book_columns(levels)].to_numpy(np.float64).reshape(len(books), levels, len(_PER_LEVEL))
 
 
-def book_table(
-    timestamps: NDArray[np.int64], values: NDArray[np.float64], gap_before: NDArray[np.bool_] | None = None
-) -> Books:
+def book_table(timestamps: NDArray[np.int64], values: Floats, gap_before: NDArray[np.bool_] | None = None) -> Books:
     """Return snapshots as a table; of rows with one timestamp the last, after a gap if any of them is.
 
     timestamps: (N,) ms. values: (N, L, 4) as `book_values` returns them. gap_before: (N,); None is one unbroken run.

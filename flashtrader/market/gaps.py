@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, minus
@@ -154,7 +155,7 @@ def _explain(
     ]
 
 
-def _thinness(profile: Profile, next_row: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _thinness(profile: Profile, next_row: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return around each hole the share of bars with a single price, and the probability q of a slot without a trade.
 
     The share in the whole history counts as one more bar: no bar of one price nearby is no proof that there never is.

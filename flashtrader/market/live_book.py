@@ -9,8 +9,8 @@ from collections import deque
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.market.book_ledger import Break, Reason
 
 Level = tuple[float, float]
@@ -78,7 +78,7 @@ class LiveBook:
         taken, self._break = self._break, None
         return taken
 
-    def best(self, levels: int) -> NDArray[np.float64]:
+    def best(self, levels: int) -> Floats:
         """Return (levels, 4): ask price, ask size, bid price, bid size; NaN and 0 where a side has fewer."""
         values = np.tile([np.nan, 0.0], (levels, 2))
         asks, bids = sorted(self._asks.items())[:levels], sorted(self._bids.items(), reverse=True)[:levels]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import SourceError
 from flashtrader.market.book_ledger import Break
 from flashtrader.market.book_store import BookSeries, BookStore
@@ -132,7 +132,7 @@ class _Recording:
         self.added = 0
         self.heard = False
         self._every_ms = every_ms
-        self._rows: list[tuple[int, NDArray[np.float64], Break | None]] = []
+        self._rows: list[tuple[int, Floats, Break | None]] = []
         self._follows_ms: int | None = None
         self._flushed_s = self._heard_s = self._asked_s = time.monotonic()
         self._waiting = False

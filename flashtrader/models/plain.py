@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import Experiment, PlainFamily
 from flashtrader.errors import TrainingError
 from flashtrader.models.booster_file import booster_bytes, load_booster
 from flashtrader.models.plain_inputs import CloseWindow, Inputs, LaggedFeatures
-from flashtrader.models.plain_linear import Floats, NormalEquations, fit_ridge, smoothing
+from flashtrader.models.plain_linear import NormalEquations, fit_ridge, smoothing
 from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.panel.closes import PricedPanel
 from flashtrader.panel.features import expand_features

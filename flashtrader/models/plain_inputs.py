@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.panel.closes import PricedPanel
 from flashtrader.panel.scaling import Scaler
 from flashtrader.panel.splits import Rows
@@ -62,6 +63,6 @@ class CloseWindow:
         self._target_std_K, self._lags_L = target_std_K, lags_L
         self.width = len(lags_L)
 
-    def __call__(self, priced: PricedPanel, rows: Rows, asset: int) -> NDArray[np.float64]:
+    def __call__(self, priced: PricedPanel, rows: Rows, asset: int) -> Floats:
         """Return (rows, L)."""
         return priced.moves(rows, asset, self._lags_L) / np.float64(self._target_std_K[asset])

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from flashtrader.arrays import Floats
 
 PENALTIES = tuple(10.0**power for power in range(-3, 5))
 """Tried on the validation rows: a row's share of the penalty, in units of the inputs' mean variance."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import DirectionTarget, PanelConfig
 from flashtrader.errors import DataError
 from flashtrader.market.books import Books, book_values, num_levels
@@ -24,11 +25,11 @@ book's scale along."""
 class Quotes(NamedTuple):
     """The best prices (T,) of snapshots."""
 
-    bid: NDArray[np.float64]
-    ask: NDArray[np.float64]
+    bid: Floats
+    ask: Floats
 
     @property
-    def mid(self) -> NDArray[np.float64]:
+    def mid(self) -> Floats:
         """Halfway between them."""
         return (self.bid + self.ask) / 2
 
@@ -97,7 +98,7 @@ def book_run_starts(book: Books, max_gap_ms: int) -> NDArray[np.int64]:
     return np.flatnonzero(begins)
 
 
-def shifted(values_T: NDArray[np.float64], run_starts: NDArray[np.int64], rows: int) -> NDArray[np.float64]:
+def shifted(values_T: Floats, run_starts: NDArray[np.int64], rows: int) -> Floats:
     """Return for every row the value so many rows later in its run, or earlier where negative; NaN past either end."""
     num_rows = len(values_T)
     run_T = np.searchsorted(run_starts, np.arange(num_rows), side="right")
@@ -109,7 +110,7 @@ def shifted(values_T: NDArray[np.float64], run_starts: NDArray[np.int64], rows: 
     return moved
 
 
-def mid_moves_bps(mid: NDArray[np.float64], run_starts: NDArray[np.int64], horizon: int) -> NDArray[np.float64]:
+def mid_moves_bps(mid: Floats, run_starts: NDArray[np.int64], horizon: int) -> Floats:
     """Return how far the mid goes from each snapshot to the one `horizon` later (T,), or back if negative.
 
     NaN past either end of the run.
@@ -117,12 +118,12 @@ def mid_moves_bps(mid: NDArray[np.float64], run_starts: NDArray[np.int64], horiz
     return 1e4 * (shifted(mid, run_starts, horizon) / mid - 1)
 
 
-def directions(moves_bps: NDArray[np.float64], threshold_bps: float) -> NDArray[np.float64]:
+def directions(moves_bps: Floats, threshold_bps: float) -> Floats:
     """Return 1 for up, −1 for down, 0 for a move of at most the threshold either way; NaN stays."""
     return np.where(np.abs(moves_bps) > threshold_bps, np.sign(moves_bps), 0 * moves_bps)
 
 
-def _by_rising_price(book: Books) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_rising_price(book: Books) -> tuple[Floats, Floats]:
     """Return prices and sizes (T, 2 L) of the entities, in their order."""
     ask_price, ask_size, bid_price, bid_size = book_values(book).T
     price = np.concatenate([bid_price[::-1], ask_price]).T

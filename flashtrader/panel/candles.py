@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import PanelConfig
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
@@ -16,8 +17,6 @@ from flashtrader.market.bars import Bars, resample
 from flashtrader.panel.features import Feature, History, expand_features, find_features
 from flashtrader.panel.outages import stretch_lengths, stretch_starts
 from flashtrader.panel.panel import Panel, nowhere_known, union_clock
-
-FloatArray = NDArray[np.float64]
 
 CANDLE = expand_features(["candle"])
 """The candle's own features, which are also the first targets: the next candle's, as `next_changes`."""
@@ -33,12 +32,12 @@ _LARGEST_LOG = 700.0
 """Of a number that float64 holds, and of one over it."""
 
 
-def candles_of(bars: Bars) -> FloatArray:
+def candles_of(bars: Bars) -> Floats:
     """Return the bars' candles (T, 5)."""
     return bars[["open", "high", "low", "close", "volume"]].to_numpy(np.float64)
 
 
-def log_candles(candles: FloatArray) -> FloatArray:
+def log_candles(candles: Floats) -> Floats:
     """Return the logarithms of prices and log(1 + volume) (..., 5)."""
     logs = np.empty_like(candles)
     np.log(candles[..., :VOLUME], out=logs[..., :VOLUME])
@@ -46,7 +45,7 @@ def log_candles(candles: FloatArray) -> FloatArray:
     return logs
 
 
-def candles_from_logs(logs: FloatArray) -> FloatArray:
+def candles_from_logs(logs: Floats) -> Floats:
     """Return the candles (..., 5) nearest to any five logarithms: high and low enclose all four, volume is not below 0.
 
     The same logarithms as a candle's give this candle back, but for rounding.
@@ -58,12 +57,12 @@ def candles_from_logs(logs: FloatArray) -> FloatArray:
     return candles
 
 
-def next_candles(candles: FloatArray, changes: FloatArray) -> FloatArray:
+def next_candles(candles: Floats, changes: Floats) -> Floats:
     """Return the candles (..., 5) that follow `candles` by these changes: a forecast made a candle."""
     return candles_from_logs(log_candles(candles)[..., MOVES_FROM] + changes)
 
 
-def next_changes(candles: FloatArray, following: FloatArray) -> FloatArray:
+def next_changes(candles: Floats, following: Floats) -> Floats:
     """Return by how much the logarithms (..., 5) of the candles `following` others differ from where those ended.
 
     A price is measured from the close before, volume from the volume before: no change is a market that stands still.
@@ -71,7 +70,7 @@ def next_changes(candles: FloatArray, following: FloatArray) -> FloatArray:
     return log_candles(following) - log_candles(candles)[..., MOVES_FROM]
 
 
-def next_shapes(candles: FloatArray, following: FloatArray) -> FloatArray:
+def next_shapes(candles: Floats, following: Floats) -> Floats:
     """Return the SHAPE (..., 5) of the candles `following` others: any five numbers are the shape of a valid candle.
 
     gap: log open less the log close before. body: log close less log open. Wicks: log(1 + w / WICK_UNIT) of the log
@@ -85,7 +84,7 @@ def next_shapes(candles: FloatArray, following: FloatArray) -> FloatArray:
     return np.stack([open_ - before[..., CLOSE], close - open_, *wicks, volume - before[..., VOLUME]], axis=-1)
 
 
-def next_candles_of_shape(candles: FloatArray, shapes: FloatArray) -> FloatArray:
+def next_candles_of_shape(candles: Floats, shapes: Floats) -> Floats:
     """Return the candles (..., 5) of these shapes that follow `candles`: the inverse of `next_shapes`."""
     before = log_candles(candles)
     gap, body, upper, lower, volume_change = np.moveaxis(shapes, -1, 0)
@@ -96,7 +95,7 @@ def next_candles_of_shape(candles: FloatArray, shapes: FloatArray) -> FloatArray
     return candles_from_logs(np.stack([open_, high, low, close, before[..., VOLUME] + volume_change], axis=-1))
 
 
-def merge_candles(parts: FloatArray) -> FloatArray:
+def merge_candles(parts: Floats) -> Floats:
     """Return the candle (..., 5) that consecutive ones (..., P, 5) make."""
     open_, high, low, close, volume = np.moveaxis(parts, -1, 0)
     ends = open_[..., 0], high.max(axis=-1), low.min(axis=-1), close[..., -1], volume.sum(axis=-1)

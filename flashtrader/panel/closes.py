@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.market.bars import Bars
 from flashtrader.panel.outages import stretch_starts
 from flashtrader.panel.panel import Panel
@@ -21,17 +22,17 @@ class PricedPanel:
     """
 
     panel: Panel
-    log_close: NDArray[np.float64]
+    log_close: Floats
     """(T, A) NaN before the asset's first bar."""
     first_rows: NDArray[np.int64]
     """(T, A) row at which the asset's stretch without an outage began."""
 
-    def moves(self, rows: Rows, asset: int, lags_L: NDArray[np.int64]) -> NDArray[np.float64]:
+    def moves(self, rows: Rows, asset: int, lags_L: NDArray[np.int64]) -> Floats:
         """Return log(close[i − lag] / close[i]) of one asset at each row i (rows, L)."""
         rows_R1 = np.arange(rows.start, rows.stop)[:, None]
         earlier_RL = np.maximum(rows_R1 - lags_L, self.first_rows[rows.start : rows.stop, asset, None])
         closes_T = self.log_close[:, asset]
-        moves_RL: NDArray[np.float64] = closes_T[earlier_RL] - closes_T[rows_R1]
+        moves_RL: Floats = closes_T[earlier_RL] - closes_T[rows_R1]
         return moves_RL
 
 

@@ -25,10 +25,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import ConfigError
 from flashtrader.interval import DAY_MS
 from flashtrader.market.bars import Bars
-from flashtrader.panel.rolling import FloatArray, rolling_mean, wilder_mean
+from flashtrader.panel.rolling import rolling_mean, wilder_mean
 
 _FIRST_MONDAY_MS = 4 * DAY_MS
 
@@ -40,29 +41,29 @@ class History:
     bars: Bars
     starts: NDArray[np.int64]
 
-    def column(self, name: str) -> FloatArray:
+    def column(self, name: str) -> Floats:
         """Return a column of the bars (T,) as float64."""
         return self.bars[name].to_numpy(np.float64)
 
-    def previous(self, values: FloatArray) -> FloatArray:
+    def previous(self, values: Floats) -> Floats:
         """Return the value before each (T,); NaN at the first bar of a stretch."""
         previous = np.roll(values, 1)
         previous[self.starts] = np.nan
         return previous
 
-    def steps(self, values: FloatArray) -> FloatArray:
+    def steps(self, values: Floats) -> Floats:
         """Return each value less the one before (T,); NaN at the first bar of a stretch."""
         return values - self.previous(values)
 
 
-Feature = Callable[[History], FloatArray]
+Feature = Callable[[History], Floats]
 
 
-def _log_return(history: History) -> FloatArray:
+def _log_return(history: History) -> Floats:
     return history.steps(np.log(history.column("close")))
 
 
-def _volatility(history: History, window: int) -> FloatArray:
+def _volatility(history: History, window: int) -> Floats:
     returns = _log_return(history)
     mean = rolling_mean(returns, history.starts, 1, window)
     variance = rolling_mean(np.square(returns), history.starts, 1, window)
@@ -72,14 +73,14 @@ def _volatility(history: History, window: int) -> FloatArray:
     return np.sqrt(variance)
 
 
-def _range(history: History, window: int) -> FloatArray:
+def _range(history: History, window: int) -> Floats:
     """Parkinson (1980), The Extreme Value Method for Estimating the Variance of the Rate of Return."""
     log_range = np.log(history.column("high") / history.column("low"))
-    variance: FloatArray = rolling_mean(np.square(log_range), history.starts, 0, window) / (4 * np.log(2))
+    variance: Floats = rolling_mean(np.square(log_range), history.starts, 0, window) / (4 * np.log(2))
     return np.sqrt(variance)
 
 
-def _volume_ratio(history: History, window: int) -> FloatArray:
+def _volume_ratio(history: History, window: int) -> Floats:
     """Unknown while nothing was traded for a whole window; a bar without a trade is log(1 + 0), not log(0)."""
     volume = history.column("volume")
     mean = rolling_mean(volume, history.starts, 0, window)
@@ -87,12 +88,12 @@ def _volume_ratio(history: History, window: int) -> FloatArray:
     return np.log1p(volume / mean)
 
 
-def _price_ratio(history: History, window: int) -> FloatArray:
+def _price_ratio(history: History, window: int) -> Floats:
     close = history.column("close")
     return np.log(close / rolling_mean(close, history.starts, 0, window))
 
 
-def _rsi(history: History, window: int, mean: Callable[..., FloatArray]) -> FloatArray:
+def _rsi(history: History, window: int, mean: Callable[..., Floats]) -> Floats:
     """Wilder (1978), section VI. From 0 to 100; 50 where the price did not move at all."""
     changes = history.steps(history.column("close"))
     gain = mean(np.maximum(changes, 0.0), history.starts, 1, window)
@@ -103,24 +104,24 @@ def _rsi(history: History, window: int, mean: Callable[..., FloatArray]) -> Floa
     return 100.0 * gain / moved
 
 
-def _phase(history: History, wave: Callable[[FloatArray], FloatArray], origin_ms: int, period_ms: int) -> FloatArray:
+def _phase(history: History, wave: Callable[[Floats], Floats], origin_ms: int, period_ms: int) -> Floats:
     elapsed = (history.bars["timestamp"].to_numpy() - origin_ms) % period_ms
     return wave(2 * np.pi * elapsed / period_ms)
 
 
-def _log(history: History, name: str) -> FloatArray:
+def _log(history: History, name: str) -> Floats:
     return np.log(history.column(name))
 
 
-def _log1p_volume(history: History) -> FloatArray:
+def _log1p_volume(history: History) -> Floats:
     return np.log1p(history.column("volume"))
 
 
-def _price_move(history: History, name: str) -> FloatArray:
+def _price_move(history: History, name: str) -> Floats:
     return np.log(history.column(name)) - history.previous(np.log(history.column("close")))
 
 
-def _volume_move(history: History) -> FloatArray:
+def _volume_move(history: History) -> Floats:
     return history.steps(_log1p_volume(history))
 
 
@@ -146,7 +147,7 @@ _CANDLE_MOVES: dict[str, Feature] = {
 }
 _GROUPS = {"calendar": _CALENDAR, "candle": _CANDLE, "candle_moves": _CANDLE_MOVES}
 _PLAIN: dict[str, Feature] = {"log_return": _log_return} | _CALENDAR | _CANDLE | _CANDLE_MOVES
-_WINDOWED: dict[str, Callable[..., FloatArray]] = {
+_WINDOWED: dict[str, Callable[..., Floats]] = {
     "volatility": _volatility,
     "range": _range,
     "volume_ratio": _volume_ratio,

@@ -9,11 +9,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from flashtrader.arrays import Floats
 
 
 @njit(cache=True, nogil=True)
-def rolling_mean(values: FloatArray, starts: NDArray[np.int64], unknown: int, window: int) -> FloatArray:
+def rolling_mean(values: Floats, starts: NDArray[np.int64], unknown: int, window: int) -> Floats:
     """Return the mean of the last `window` values.
 
     A window is the tail of one block of `window` values and the head of the next (van Herk 1992). Only sums, nothing is
@@ -40,7 +40,7 @@ def rolling_mean(values: FloatArray, starts: NDArray[np.int64], unknown: int, wi
 
 
 @njit(cache=True, nogil=True)
-def wilder_mean(values: FloatArray, starts: NDArray[np.int64], unknown: int, window: int) -> FloatArray:
+def wilder_mean(values: Floats, starts: NDArray[np.int64], unknown: int, window: int) -> Floats:
     """Return Wilder's smoothed mean: the mean of the first `window` values, then mean += (value − mean) / window.
 
     Wilder (1978), New Concepts in Technical Trading Systems, section VI.

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
 from flashtrader.panel.outages import stretch_starts
@@ -12,7 +13,7 @@ from flashtrader.panel.outages import stretch_starts
 
 def horizon_log_returns(
     bars: Bars, clock: NDArray[np.int64], interval: Interval, horizon_bars: int, max_gap_bars: int
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return log(close[i + horizon] / close[i]) of one asset for every row i of the clock (T,).
 
     clock: (T,) opening times of the panel's rows, every one of the asset's bars among them; the horizon counts these
@@ -31,7 +32,7 @@ def fill_returns(
     interval: Interval,
     fill: Literal["next_open", "close"],
     max_gap_bars: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return what one asset earns between the fills of the decisions at rows i and i + 1, for every row i (T,).
 
     Simple returns, as the backtest's engine earns them: open[i + 2] / open[i + 1] − 1 with `next_open`, and
@@ -46,7 +47,7 @@ def fill_returns(
     return returns
 
 
-def _on_clock(values: NDArray[np.float64], bars: Bars, clock: NDArray[np.int64]) -> NDArray[np.float64]:
+def _on_clock(values: Floats, bars: Bars, clock: NDArray[np.int64]) -> Floats:
     """Return the bars' values at their rows of the clock (T,), NaN at the others."""
     placed = np.full(len(clock), np.nan)
     placed[np.searchsorted(clock, bars["timestamp"].to_numpy())] = values

@@ -14,10 +14,11 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import MINUTE_MS
 from flashtrader.report.formats import percent, plain
 from flashtrader.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, VERMILION, WIDTH_INCHES, days, time_axis
-from flashtrader.report.summaries import Floats, Timestamps
+from flashtrader.report.summaries import Timestamps
 from flashtrader.report.thinning import bucket_starts, thin
 
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#e3c9b4", "#f3e6db", "#f7f8f9", "#7db7dc", "#004f80"])

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from flashtrader.arrays import Floats
 from flashtrader.report.formats import fixed, percent
 from flashtrader.report.plots import BLUE, INK, STYLE, VERMILION, WIDTH_INCHES, plain_tick
-from flashtrader.report.summaries import Floats, group_outcomes
+from flashtrader.report.summaries import group_outcomes
 
 _SHARES = LinearSegmentedColormap.from_list("shares", ["white", BLUE])
 

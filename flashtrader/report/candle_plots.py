@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from flashtrader.arrays import Floats
 from flashtrader.report.formats import fixed, percent
 from flashtrader.report.plots import (
     BLUE,
@@ -21,7 +22,7 @@ from flashtrader.report.plots import (
     time_axis,
     write_title,
 )
-from flashtrader.report.summaries import Curve, Floats, Timestamps
+from flashtrader.report.summaries import Curve, Timestamps
 
 _NEWEST_BARS = 120
 _NUM_DOTS = 4_000

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.estimates import EquityBand
 from flashtrader.report.chart import (
     BLUE,
@@ -28,7 +29,6 @@ from flashtrader.report.formats import fixed, percent, plain
 from flashtrader.report.metric_names import currency
 from flashtrader.report.summaries import (
     Curve,
-    Floats,
     Timestamps,
     drawdown,
     period_sums,

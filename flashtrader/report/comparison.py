@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.bootstrap import block_bars, draw_histories, interval95
 from flashtrader.backtest.metrics import max_drawdown, sharpe, simple_returns, total_return
 from flashtrader.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ from flashtrader.report.markup import document, figures, prose, section, spans, 
 from flashtrader.report.metric_names import METRIC_NAMES, VERDICTS_AGE
 from flashtrader.report.origin import bar_length, date, utc
 from flashtrader.report.significance_tables import interval
-from flashtrader.report.summaries import Curve, Floats, Timestamps, drawdown
+from flashtrader.report.summaries import Curve, Timestamps, drawdown
 from flashtrader.run import Run
 
 _MIN_COMMON_BARS = 30

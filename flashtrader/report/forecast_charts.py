@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flashtrader.arrays import Floats
 from flashtrader.forecasting.skill import Estimate, PeriodSkill
 from flashtrader.report.chart import BLUE, GREY, VERMILION, Chart, axis_title, faint, legend, level, times, values
 from flashtrader.report.formats import counted, estimate, fixed
-from flashtrader.report.summaries import Floats, Group
+from flashtrader.report.summaries import Group
 
 _BP = 1e4  # basis points in 1
 

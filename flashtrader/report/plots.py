@@ -18,12 +18,12 @@ from matplotlib.dates import DAILY, AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from flashtrader.arrays import Floats
 from flashtrader.files import replacing
 from flashtrader.interval import DAY_MS
 from flashtrader.report.formats import fixed, plain
 from flashtrader.report.metric_names import SKILL_LABELS
 from flashtrader.report.summaries import (
-    Floats,
     Timestamps,
 )
 from flashtrader.report.thinning import thin

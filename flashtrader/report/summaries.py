@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import DAY_MS
 
-Floats = NDArray[np.float64]
 Timestamps = NDArray[np.int64]
 
 _NUM_GROUPS = 10

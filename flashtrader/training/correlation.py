@@ -5,10 +5,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 
-def information_coefficient(
-    forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]
-) -> NDArray[np.float64]:
+
+def information_coefficient(forecasts_TK: NDArray[np.floating], outcomes_TK: NDArray[np.floating]) -> Floats:
     """Return (K,): each column's Pearson correlation over time of forecast and outcome.
 
     Rows where either is NaN are left out; NaN for a column without two rows or without variation.
@@ -29,7 +29,7 @@ def mean_information_coefficient(forecasts_TK: NDArray[np.floating], outcomes_TK
     return float(known.mean()) if known.size else math.nan
 
 
-def _centred(values_TK: NDArray[np.floating], both_TK: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _centred(values_TK: NDArray[np.floating], both_TK: NDArray[np.bool_]) -> Floats:
     """Return the known values less their mean, and exactly 0 where all are equal or unknown."""
     values = np.where(both_TK, values_TK, 0.0).astype(np.float64)
     mean = values.sum(axis=0) / np.maximum(both_TK.sum(axis=0), 1)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import norm
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.policy import policy_weights
 from flashtrader.backtest.result import run_backtest
 from flashtrader.config import Experiment
@@ -33,8 +33,6 @@ LEAST_KEPT = 0.25
 """Part of the skill that must be there a bar later. Of skill spread evenly over a horizon of h bars, (h − 1) / h is."""
 
 _REACH = float(norm.ppf((1 + LEVEL) / 2))
-
-Floats = NDArray[np.float64]
 
 
 def one_bar_late(subject: Subject) -> Iterator[Check]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.backtest.prices import FillPrices
 from flashtrader.config import Experiment
 from flashtrader.interval import Interval
@@ -160,8 +161,8 @@ def _longer_candle_while_open(newest_closed: Any) -> Callable[..., NDArray[np.in
     return leaky
 
 
-def _centred(rolling_mean: Any) -> Callable[..., NDArray[np.float64]]:
-    def leaky(values: NDArray[np.float64], starts: NDArray[np.int64], unknown: int, window: int) -> NDArray[np.float64]:
+def _centred(rolling_mean: Any) -> Callable[..., Floats]:
+    def leaky(values: Floats, starts: NDArray[np.int64], unknown: int, window: int) -> Floats:
         return np.roll(rolling_mean(values, starts, unknown, window), -(window // 2))
 
     return leaky

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.config import DirectionTarget, Experiment
 from flashtrader.interval import Interval
 from flashtrader.market.books import book_table
@@ -26,8 +27,6 @@ from flashtrader.market.fetch import fetch
 from flashtrader.market.sources.simulated import GENESIS_MS, SimulatedSource
 from flashtrader.market.store import Store
 from flashtrader.verification.histories import store_tables
-
-Floats = NDArray[np.float64]
 
 BEST_TOLD_BY_THE_NEWEST = 4
 """Bars, at least, within which the rule halves: over a horizon of one it would be half gone before it is traded."""

@@ -23,6 +23,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
 from flashtrader.market.book_ledger import Break, Reason
 from flashtrader.market.books import Books, book_table, validate_books
@@ -112,7 +113,7 @@ def _fi2010(path: Path) -> BookFile:
     return _book_file(path, np.arange(len(values)), values, {}, {"joined": jumps})
 
 
-def _without_levels(values: NDArray[np.float64], absent: NDArray[np.bool_]) -> None:
+def _without_levels(values: Floats, absent: NDArray[np.bool_]) -> None:
     """Write NaN prices and zero sizes for the levels that aren't there. absent: (N, L, 2), ask and bid."""
     values[:, :, ::2][absent] = np.nan
     values[:, :, 1::2][absent] = 0.0
@@ -121,7 +122,7 @@ def _without_levels(values: NDArray[np.float64], absent: NDArray[np.bool_]) -> N
 def _book_file(
     path: Path,
     timestamps: NDArray[np.int64],
-    values: NDArray[np.float64],
+    values: Floats,
     not_books: dict[Reason, NDArray[np.bool_]],
     begins: dict[Reason, NDArray[np.bool_]] | None = None,
 ) -> BookFile:
@@ -148,7 +149,7 @@ def _some(books: Books, path: Path) -> Books:
     return books
 
 
-def _numbers(path: Path) -> NDArray[np.float64]:
+def _numbers(path: Path) -> Floats:
     """Return a CSV file without a header as (rows, columns)."""
     try:
         table = pd.read_csv(path, header=None, dtype=np.float64)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, validate_bars
@@ -241,7 +241,7 @@ def _windows(interval: Interval, span: Span) -> Iterator[Span]:
         end = start
 
 
-def _rows(result: dict[str, Any], where: str) -> NDArray[np.float64]:
+def _rows(result: dict[str, Any], where: str) -> Floats:
     """Return (n, 7) numbers, oldest first, each bar once: exact repetitions are dropped, contradictions refused."""
     rows = result["list"]
     if not rows:
@@ -254,7 +254,7 @@ def _rows(result: dict[str, Any], where: str) -> NDArray[np.float64]:
     if widths != {len(_COLUMNS)}:
         raise TransientError(f"{where}: rows of {sorted(widths)} columns instead of {len(_COLUMNS)}; fetch again")
     try:
-        numbers: NDArray[np.float64] = np.array([[float(text) for text in row] for row in rows])
+        numbers: Floats = np.array([[float(text) for text in row] for row in rows])
     except (ArithmeticError, TypeError, ValueError):
         raise TransientError(f"{where}: a bar holds something that is not a number; fetch again") from None
     if not ((numbers[:, 0] >= 0) & (numbers[:, 0] <= LAST_MS)).all():

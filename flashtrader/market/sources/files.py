@@ -32,6 +32,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
 from flashtrader.interval import DAY_MS, Interval, IntervalCode
 from flashtrader.market.bars import COLUMNS, PRICES, Bars, resample, validate_bars
@@ -204,7 +205,7 @@ class _Table:
                 f"rename it {symbol}{self.path.suffix} if it is that, or ask for the symbol in its name"
             )
 
-    def _bar_values(self, rows: "_Rows", names: dict[str, str]) -> dict[str, NDArray[np.float64]]:
+    def _bar_values(self, rows: "_Rows", names: dict[str, str]) -> dict[str, Floats]:
         missing = [name for name in COLUMNS[1:] if name not in names]
         if missing:
             needed = f"bars need {', '.join(COLUMNS)}"
@@ -220,7 +221,7 @@ class _Rows:
     columns: pa.Table
     where: str
 
-    def numbers(self, name: str) -> NDArray[np.float64]:
+    def numbers(self, name: str) -> Floats:
         """Return a column as float64, NaN where it is empty."""
         column = self.columns.column(name)
         if _is_text(column.type):

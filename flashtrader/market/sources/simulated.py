@@ -32,11 +32,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.bars import Bars
 from flashtrader.market.sources import Page, Span
-
-Array = NDArray[np.float64]
 
 GENESIS_MS = 1_262_304_000_000
 """2010-01-01, when the market opens."""
@@ -108,14 +107,16 @@ class SimulatedSource:
     def abandon(self) -> None:
         """Do nothing: no call takes long."""
 
-    def best_forecast(self, symbol: str, interval: Interval, timestamps: NDArray[np.int64], horizon_bars: int) -> Array:
+    def best_forecast(
+        self, symbol: str, interval: Interval, timestamps: NDArray[np.int64], horizon_bars: int
+    ) -> Floats:
         """Return the expected log return over the `horizon_bars` after each bar, given all bars up to it: (T,).
 
         No forecast has a higher correlation with what happens. timestamps: (T,) opening times, from GENESIS_MS on.
         """
         numbers = _numbers(interval, timestamps)
         signs, bars_left = self._regime(interval, numbers)
-        drifting: Array = (np.minimum(horizon_bars, bars_left) - np.maximum(bars_left - DRIFT_BARS, 0)).clip(0)
+        drifting: Floats = (np.minimum(horizon_bars, bars_left) - np.maximum(bars_left - DRIFT_BARS, 0)).clip(0)
         return -signs * self._kappa * _volatility(symbol, interval) * drifting
 
     def truth(self, symbol: str, interval: Interval) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class SimulatedSource:
         timestamps = _openings(interval, numbers)
         volatility = _volatility(symbol, interval)
 
-        def mixed(component: str, draw: Callable[[np.random.Generator, int], Array]) -> Array:
+        def mixed(component: str, draw: Callable[[np.random.Generator, int], Floats]) -> Floats:
             market = draw(self._random(interval, "market", component), num_bars)
             own = draw(self._random(interval, f"symbol {symbol}", component), num_bars)
             return math.sqrt(CORRELATION) * market + math.sqrt(1 - CORRELATION) * own
@@ -176,7 +177,7 @@ class SimulatedSource:
             {"timestamp": timestamps, "open": open_, "high": high, "low": low, "close": close, "volume": volume}
         )
 
-    def _regime(self, interval: Interval, numbers: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    def _regime(self, interval: Interval, numbers: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
         """Return the sign of the regime that the bar after each belongs to (0: none), and how many bars of it are left.
 
         At the announcement itself all REGIME_BARS are left.
@@ -212,11 +213,11 @@ def best_information_coefficient(interval: Interval, horizon_bars: int, kappa: f
     return float(np.sqrt((expected**2).sum() / SLOT_BARS / (horizon_bars + by_announcements)))
 
 
-def _student_t(random: np.random.Generator, num_bars: int) -> Array:
+def _student_t(random: np.random.Generator, num_bars: int) -> Floats:
     return random.standard_t(STUDENT_T_DEGREES, num_bars) * math.sqrt(1 - 2 / STUDENT_T_DEGREES)
 
 
-def _autoregression(random: np.random.Generator, num_bars: int) -> Array:
+def _autoregression(random: np.random.Generator, num_bars: int) -> Floats:
     """Return y_t = φ · y_t−1 + √(1 − φ²) · z_t, which begins where it would be after a long time: unit variance."""
     phi = VOLATILITY_PERSISTENCE
     z = random.standard_normal(num_bars)
@@ -224,22 +225,22 @@ def _autoregression(random: np.random.Generator, num_bars: int) -> Array:
     return pd.Series(z).ewm(alpha=1 - phi, adjust=False).mean().to_numpy()
 
 
-def _highest(moves: Array, sigma: Array, normals: Array) -> Array:
+def _highest(moves: Floats, sigma: Floats, normals: Floats) -> Floats:
     """Return how far above its start a random walk was that ended at `moves`: the maximum of a Brownian bridge.
 
     Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 6.4. normals: (T, 2), whose squares' half
     sum is exponential.
     """
-    square_sums: Array = np.square(normals).sum(axis=1)
+    square_sums: Floats = np.square(normals).sum(axis=1)
     return (moves + np.sqrt(moves**2 + sigma**2 * square_sums)) / 2
 
 
-def _season(interval: Interval, timestamps: NDArray[np.int64]) -> Array:
+def _season(interval: Interval, timestamps: NDArray[np.int64]) -> Floats:
     """Return the day's factor of volatility at each bar; its mean square over the bars of a day is one."""
     if interval.milliseconds >= DAY_MS:
         return np.ones(len(timestamps))
 
-    def factor(openings: NDArray[np.int64]) -> Array:
+    def factor(openings: NDArray[np.int64]) -> Floats:
         middle = openings.astype(np.float64) + interval.milliseconds / 2
         return 1 + SEASON * np.cos(2 * np.pi * (middle - _PEAK_MS) / DAY_MS)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flashtrader.arrays import Floats
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.bars import PRICES, Bars, no_bars, validate_bars
@@ -204,7 +205,7 @@ class _Chart(NamedTuple):
     """One answer: (n,) times in ms as Yahoo stamps them, (n, 5) adjusted prices and volume, NaN where it has none."""
 
     timestamps: NDArray[np.int64]
-    rows: NDArray[np.float64]
+    rows: Floats
     timezone: ZoneInfo
     first_trade_ms: int
     """0 when Yahoo does not know."""
@@ -234,7 +235,7 @@ class _Chart(NamedTuple):
         )
 
 
-def _adjusted_rows(indicators: dict[str, Any]) -> NDArray[np.float64]:
+def _adjusted_rows(indicators: dict[str, Any]) -> Floats:
     """Return (n, 5) open, high, low, close, volume; prices adjusted where Yahoo has an adjusted close."""
     quotes = indicators["quote"][0]
     rows = np.array([quotes[name] for name in (*PRICES, "volume")], dtype=np.float64).T
