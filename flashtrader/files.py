@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashtrader.errors import DataError, UnreadableError
+from flashtrader.errors import ConfigError, DataError, UnreadableError
 
 _MOST_JSON_BYTES = 2**28
 
@@ -18,20 +18,26 @@ _MOST_JSON_BYTES = 2**28
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on an error it is removed.
 
-    Readers see the old file or the new one, never a part. Parent directories are made.
+    Readers see the old file or the new one, never a part. Parent directories are made. Raises ConfigError for a path at
+    which there is something else than a file, a device say, which would be lost; an OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a file that can be replaced; give another path")
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def remove_parts(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The `flashtrader` command. Commands import what they need when they run, so that `--help` answers in a blink."""
 
+import re
 import sys
 from typing import Annotated
 
@@ -42,6 +43,16 @@ app.add_typer(bench.app, name="bench")
 app.command()(verify.verify)
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse a value that is empty: a path would be taken for the working directory, a host for the real exchange."""
+    from flashtrader.errors import ConfigError
+
+    for before, argument in zip(["flashtrader", *arguments], arguments, strict=False):
+        if not argument.strip() or re.fullmatch("--[a-z-]+=", argument):
+            where = argument.rstrip("=") if argument.strip() else f"after {before}"
+            raise ConfigError(f"{where}: an empty value; give one (is a variable of the shell not set?)")
+
+
 def main() -> None:
     """Run the command line; every foreseen error is one line on standard error and an exit code.
 
@@ -52,6 +63,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        _refuse_empty(arguments)
         sys.exit(app(arguments or ["--help"], standalone_mode=False))
     except FlashtraderError as error:
         if debug:

@@ -82,9 +82,9 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 def _apply(settings: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set {override}: write it as section.key=value")
     *sections, key = path.split(".")
+    if not equals or "" in (*sections, key):
+        raise ConfigError(f"--set {override}: write it as section.key=value")
     for section in sections:
         settings = settings.setdefault(section, {})
         if not isinstance(settings, dict):
@@ -117,7 +117,7 @@ def _explain(problem: Any) -> str:
             return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-_UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction")
+_UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction", "float")
 
 
 def _is_key(part: str | int) -> bool:

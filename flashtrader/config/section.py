@@ -35,6 +35,8 @@ def _each_once(names: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _GREATEST = 2**32 - 1
 """Of whole numbers; the largest seed that every library takes, and more bars than any market has."""
+_FARTHEST = 1e15
+"""From zero, of other numbers: what is computed of them, squares too, stays a number."""
 
 UtcTime = Annotated[datetime, BeforeValidator(utc)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -60,4 +62,6 @@ class Section(BaseModel):
     def _countable(cls, value: object) -> object:
         if isinstance(value, int) and abs(value) > _GREATEST:
             raise ValueError(f"whole numbers go up to {_GREATEST:,}")
+        if isinstance(value, float) and abs(value) > _FARTHEST:
+            raise ValueError(f"numbers go up to {_FARTHEST:,.0f}")
         return value

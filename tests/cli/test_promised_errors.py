@@ -1,0 +1,69 @@
+"""The exact message and exit code of what an unlucky or hasty person meets at the commands, and what is then lost.
+
+{root} stands for the directory of the test, {run} for its run.
+"""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from place import Place
+
+TRAIN = "train --config {root}/tiny.yaml"
+
+EMPTY = "an empty value; give one (is a variable of the shell not set?)"
+VALUES = [
+    (["fetch", "--symbols", "AAA", "--data-dir", ""], f"after --data-dir: {EMPTY}"),
+    (["fetch", "--symbols", "AAA", "--base-url="], f"--base-url: {EMPTY}"),
+    (["backtest", "--out", " "], f"after --out: {EMPTY}"),
+    ([""], f"after flashtrader: {EMPTY}"),
+]
+CONFIGS = [
+    ("--set .=1", 2, "--set .=1: write it as section.key=value"),
+    ("--set model..width=1", 2, "--set model..width=1: write it as section.key=value"),
+    (
+        "--set backtest.funding_rate=.nan",
+        2,
+        "{root}/tiny.yaml: backtest.funding_rate: input should be a finite number; backtest.funding_rate: input "
+        "should be 'fetched'",
+    ),
+    (
+        "--set backtest.initial_equity=1e308",
+        2,
+        "{root}/tiny.yaml: backtest.initial_equity: numbers go up to 1,000,000,000,000,000",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), VALUES)
+def test_an_empty_value_is_not_the_working_directory_or_the_real_exchange(
+    unspoiled: Place, words: list[str], message: str
+) -> None:
+    assert unspoiled.command.fails(2, *words) == message
+
+
+@pytest.mark.parametrize(("options", "exit_code", "message"), CONFIGS)
+def test_what_can_t_be_an_experiment(unspoiled: Place, options: str, exit_code: int, message: str) -> None:
+    assert unspoiled.tells(f"{TRAIN} {options}") == (exit_code, message)
+
+
+def test_what_is_no_file_is_not_replaced_by_one(copy_of_finished: Callable[[], Place]) -> None:
+    place = copy_of_finished()
+    pipe = place.root / "pipe"
+    os.mkfifo(pipe)
+    for name in ("pipe", "data"):
+        assert place.tells(f"predict --out {{root}}/{name}") == (
+            2,
+            f"{{root}}/{name}: not a file that can be replaced; give another path",
+        )
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in place.root.iterdir()) == ["data", "pipe", "runs", "tiny.yaml"]
+
+
+def test_a_disk_that_refuses_is_named_by_the_path_that_was_given(copy_of_finished: Callable[[], Place]) -> None:
+    place = copy_of_finished()
+    assert place.tells("predict --out /proc/mine.parquet") == (
+        1,
+        "/proc/mine.parquet: No such file or directory; give another path, or make room",
+    )
