@@ -17,6 +17,7 @@ from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, digests_between
 from flashtrader.market.funding import FundingHistory
 from flashtrader.market.funding_store import load_funding
+from flashtrader.market.spans import iso_time
 from flashtrader.market.store import load_bars, stored_source
 from flashtrader.panel.targets import horizon_log_returns
 from flashtrader.run import Run
@@ -56,8 +57,8 @@ def backtest_run(run: Run, experiment: Experiment, data_dir: Path) -> Backtest:
     test_start = pd.Timestamp(clock_T[first_bar] if first_bar < len(clock_T) else test_start_ms, unit="ms", tz="UTC")
     if test_start not in forecasts.index:
         raise DataError(
-            f"{run.forecasts}: no forecast for {test_start}, the first of the run's test bars; "
-            "make them with `flashtrader predict --split test`"
+            f"{run.forecasts}: no forecast at {iso_time(test_start.value // 1_000_000)}, the first of the run's test "
+            "bars; make them with `flashtrader predict --split test`"
         )
     plain = {
         str(family): _plain_forecasts(run.plain_forecasts(family), forecasts, interval)

@@ -1,8 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from command import Command
 
 
@@ -17,8 +15,3 @@ def test_attention_is_measured_and_what_is_not_says_why(flashtrader: Command, tm
     assert all(row["milliseconds"] or row["no_number"] for row in found["rows"])
     for name in ("attention_time.png", "attention_memory.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("lengths", ["12,x", "0,5", ","])
-def test_impossible_lengths_are_one_line(flashtrader: Command, lengths: str) -> None:
-    assert flashtrader.fails(2, "bench", "attention", "--lengths", lengths).startswith(f"--lengths {lengths}: ")

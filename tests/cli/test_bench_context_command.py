@@ -40,12 +40,3 @@ def test_the_command_trains_each_context_on_the_same_labels(flashtrader: Command
     assert losses["noise-context-4-seed-0-001"] == losses["noise-context-16-seed-0-001"]  # the head begins at zero
     assert losses["noise-context-4-seed-0-001"] != losses["noise-context-4-seed-1-001"]
     assert outcome.err.count("context 4, seed") == outcome.err.count("context 16, seed") == 2
-
-
-def test_what_cannot_be_compared_is_one_line(flashtrader: Command, tmp_path: Path) -> None:
-    config = tmp_path / "noise.yaml"
-    config.write_text(CONFIG)
-    assert flashtrader.fails(2, "bench", "context").startswith("give --config")
-    lengths = ("bench", "context", "--config", config, "--data-dir", tmp_path, "--contexts")
-    assert flashtrader.fails(2, *lengths, "8").startswith("a comparison needs two contexts")
-    assert flashtrader.fails(2, *lengths, "8,x").startswith("--contexts 8,x: write whole numbers")

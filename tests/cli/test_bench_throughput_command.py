@@ -56,10 +56,3 @@ def test_memory_is_measured_beside_its_estimate(flashtrader: Command, tmp_path: 
     (row,) = found["rows"]
     assert row["config"] == str(SMOKE)
     assert row["ratio"] == row["estimated_bytes"] / row["measured_bytes"] == pytest.approx(1.0, abs=0.2)
-
-
-def test_without_configs_memory_says_what_to_do(
-    flashtrader: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert "flashtrader bench memory X.yaml" in flashtrader.fails(2, "bench", "memory")

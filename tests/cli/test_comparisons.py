@@ -48,19 +48,3 @@ def test_runs_stand_on_one_page(runs: Path, flashtrader: Command) -> None:
     assert "a-001: Nothing is known of a-001." in shown.out
     assert "later ones are not in it" in " ".join(shown.out.split())
     assert (runs / "mine.html").read_bytes() == page.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exit_code", "message"),
-    [
-        (["--compare", "a-001"], 2, "--compare: give two runs or more"),
-        (["a-001", "b-001"], 2, "a-001: runs by name go with --compare"),
-        (["--compare", "a-001", "b-001", "--run", "a-001"], 2, "--run: does not go with --compare"),
-        (["--compare", "a-001", "c-001"], 1, "no backtest to compare; make it with `flashtrader backtest --run"),
-        (["--compare", "a-001", "d-001"], 2, "no run 'd-001'"),
-    ],
-)
-def test_what_can_not_be_compared_is_one_line(
-    runs: Path, flashtrader: Command, arguments: list[str], exit_code: int, message: str
-) -> None:
-    assert message in flashtrader.fails(exit_code, "backtest", *arguments, "--runs-dir", runs)

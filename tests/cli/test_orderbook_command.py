@@ -119,15 +119,23 @@ def test_the_cost_of_a_training_is_told_before(place: Place) -> None:
 
 def test_what_an_order_book_can_not_do_is_refused_in_one_line(place: Place) -> None:
     place("train", "--config", SMOKE, "--set", "training.max_steps=2")
-    refusal = place.fails(2, "backtest")
-    assert "PnL table of `flashtrader predict`" in refusal
-    assert "direction_scores.json" in refusal
-    place("predict")
-    forecasts = place.run / "forecasts.parquet"
-    assert place.fails(2, "backtest", "--forecasts", forecasts, "--config", SMOKE).startswith(f"{SMOKE}: a backtest")
-    assert "leave it out" in place.fails(2, "predict", "--follow")
-    assert "one market" in place.fails(2, "train", "--config", SMOKE, "--set", "data.symbols=[BTCUSDT,ETHUSDT]")
-    assert "levels" in place.fails(1, "train", "--config", SMOKE, "--set", "data.levels=3")
+    not_traded = (
+        "a backtest trades bars, and this is an order book; what its signals earn after the spread is in the PnL table "
+        "of `flashtrader predict`, and in direction_scores.json beside its forecasts"
+    )
+    assert place.fails(2, "backtest") == f"{place.run}: {not_traded}"
+    assert place.fails(2, "backtest", "--forecasts", "f.parquet", "--config", SMOKE) == f"{SMOKE}: {not_traded}"
+    assert place.fails(2, "predict", "--follow") == (
+        f"{place.run}: --follow reads bars as they close, and this run reads an order book; leave it out"
+    )
+    assert place.fails(2, "train", "--config", SMOKE, "--set", "data.symbols=[BTCUSDT,ETHUSDT]") == (
+        f"{SMOKE}: data.symbols: family orderbook reads one market; train one run for each"
+    )
+    assert place.fails(1, "train", "--config", SMOKE, "--set", "data.levels=3") == (
+        f"{place.root / 'data' / 'file' / 'BTCUSDT'}: stored are books of 2 levels, and 3 are asked for; set "
+        "data.levels to 2, or get more with `flashtrader fetch --kind orderbook --source file --path FILE --symbols "
+        "BTCUSDT`"
+    )
 
 
 @pytest.mark.market_data

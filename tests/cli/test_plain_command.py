@@ -126,11 +126,12 @@ def test_none_are_shown_where_none_are_asked_for(place: Place) -> None:
 
 
 def test_what_needs_a_transformer_is_refused_in_one_line(place: Place) -> None:
-    dry = ("train", "--config", place.config, "--set", "model.family=ridge", "--dry-run")
-    assert "ridge is a plain model, fitted at once" in place.fails(2, *dry)
     train(place, "ridge")
-    assert "ridge is a plain model, fitted at once" in place.fails(2, "predict", "--follow")
-    assert "ridge is fitted at once and has nothing to go on with" in place.fails(2, "train", "--resume", "tiny-001")
+    assert place.tells("predict --follow") == (
+        2,
+        "model.family: ridge is a plain model, fitted at once and without a transformer, which --dry-run, --follow and "
+        "--attention are about; leave the option out",
+    )
 
 
 def test_a_damaged_model_and_forecasts_of_other_bars_are_one_line(place: Place) -> None:
@@ -138,17 +139,15 @@ def test_a_damaged_model_and_forecasts_of_other_bars_are_one_line(place: Place) 
     model = place.run / "plain" / "dlinear.safetensors"
     whole = model.read_bytes()
     model.write_bytes(whole[:-9])
-    assert "plain/dlinear.safetensors: damaged checkpoint" in place.fails(1, "predict")
+    assert place.fails(1, "predict").startswith(f"{model}: damaged checkpoint ")
     model.write_bytes(whole)
 
     place("predict")
     forecasts = place.run / "plain" / "drift.parquet"
     pd.read_parquet(forecasts)[5:].to_parquet(forecasts)
-    assert "plain/drift.parquet: not of the bars of the run's own; make both again" in place.fails(1, "backtest")
-    forecasts.write_bytes(b"no table")
-    assert "plain/drift.parquet: damaged" in place.fails(1, "backtest")
-    forecasts.unlink()
-    assert "plain/drift.parquet: missing; make it" in place.fails(1, "backtest")
+    assert place.fails(1, "backtest") == (
+        f"{forecasts}: not of the bars of the run's own; make both again with `flashtrader predict`"
+    )
     place("predict")
     place("backtest")
 

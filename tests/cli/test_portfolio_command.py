@@ -52,8 +52,10 @@ def test_learned_weights_in_a_file_are_traded_as_weights_alone(tmp_path: Path, f
     assert as_weights["metrics"] == as_forecasts["metrics"]
     places = ("--data-dir", tmp_path / "data", "--runs-dir", tmp_path / "runs")
     through_a_policy = ("--forecasts", tmp_path / "mine.parquet", "--config", SMOKE / "portfolio.yaml")
-    message = flashtrader.fails(2, "backtest", *through_a_policy, *places)
-    assert "(kind: fill_return)" in message
+    assert flashtrader.fails(2, "backtest", *through_a_policy, *places) == (
+        f"panel.target: not that of the run that made {tmp_path / 'mine.parquet'} (kind: fill_return); give the config "
+        "of that run, or --run"
+    )
 
 
 def test_weights_are_shown_with_what_they_earned_beside_equal_ones(tmp_path: Path, flashtrader: Command) -> None:

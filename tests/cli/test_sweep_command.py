@@ -69,44 +69,21 @@ def test_a_sweep_trains_each_combination_ranks_them_and_goes_on_with_what_is_lef
     (runs / "tiny-004" / "manifest.json").write_text(json.dumps(manifest | {"training": None}))
     for path in (runs / "tiny-004" / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"nothing")
-    line = place.fails(1, "train", "--resume", "tiny-sweep-001.json")
-    assert "tiny-sweep-001.json: not trained: tiny-004: " in line
-    assert f"; go on with: flashtrader train --resume {runs / 'tiny-sweep-001.json'}" in line
+    assert place.tells("train --resume tiny-sweep-001.json") == (
+        1,
+        "{root}/runs/tiny-sweep-001.json: not trained: tiny-004: {root}/runs/tiny-004/checkpoints/last.safetensors: "
+        "damaged checkpoint (Error while deserializing header: header too small); restore it from a copy, or train "
+        "again; go on with: flashtrader train --resume {root}/runs/tiny-sweep-001.json",
+    )
     assert same(weights(runs / "tiny-001"), then)
     assert (runs / "tiny-002" / "manifest.json").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("--sweep", "model.width"), "--sweep model.width: write it as section.key=value,value"),
-        (("--sweep", "model.width=8,,16"), "--sweep model.width=8,,16: write it as section.key=value,value"),
-        (("--sweep", "model.width=8,8"), "--sweep model.width=8,8: give each key, and each of its values, once"),
-        (("--sweep", "model.width=8,9"), "heads"),
-        (("--sweep", "model.widht=8"), "model.widht: unknown key; the nearest is model.width"),
-        (("--sweep", "model.width=8", "--dry-run"), "--dry-run tells of one experiment; give it --set in place of"),
-        (("--workers", "2"), "--workers and --engine are for several models"),
-        (("--engine", "ray"), "--workers and --engine are for several models"),
-    ],
-)
-def test_what_can_t_be_swept_is_refused_before_anything_is_made(
-    place: Place, tmp_path: Path, arguments: tuple[str, ...], line: str
-) -> None:
-    assert line in place.fails(2, "train", "--config", place.config, *arguments)
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ('{"trials": []}', "trials: tuple should have at least 1 item"),
-        ('{"trials": [{"run": "../elsewhere", "values": {}}]}', "trials.0.run: string should match pattern"),
-        ("[", "damaged, not readable as JSON"),
-    ],
-)
-def test_a_file_that_is_no_sweep_is_refused(place: Place, tmp_path: Path, text: str, line: str) -> None:
-    (tmp_path / "x.json").write_text(text)
-    assert line in place.fails(1, "train", "--resume", tmp_path / "x.json")
+@pytest.mark.parametrize("values", ["model.width=8,9", "model.widht=8", "model.width=8 --dry-run"])
+def test_what_can_t_be_swept_is_refused_before_anything_is_made(place: Place, values: str) -> None:
+    exit_code, _ = place.tells(f"train --config {{root}}/tiny.yaml --sweep {values}")
+    assert exit_code == 2
+    assert not (place.root / "runs").exists()
 
 
 def test_a_link_in_a_run_of_a_sweep_is_refused_as_in_any_other(place: Place, tmp_path: Path) -> None:
