@@ -83,7 +83,9 @@ def look(run: Run, data_dir: Path, bars: str) -> Iterator[AttentionMap]:
     """
     experiment = run.experiment
     if experiment.model.family in PLAIN_FAMILIES:
-        raise ConfigError(f"{run.path}: a plain model ({experiment.model.family}) has no attention to look at")
+        raise ConfigError(
+            f"{run.path}: a plain model ({experiment.model.family}) has no attention; leave --attention out"
+        )
     if experiment.model.backbone != "grid":
         raise ConfigError(
             f"{run.path}: model.backbone is {experiment.model.backbone}, whose attention can't be looked into here; "
@@ -106,7 +108,9 @@ def chosen_rows(run: Run, panel: Panel, bars: str) -> list[int]:
         test = part_rows(run, panel, "test")
         there = (test.start + np.flatnonzero(forecast_T[test.start : test.stop])).tolist()
         if not 0 < int(bars) <= len(there):
-            raise ConfigError(f"--attention {bars}: the run's test part has {len(there):,} bars with a forecast")
+            raise ConfigError(
+                f"--attention {bars}: the run's test part has {len(there):,} bars with a forecast; ask for some of them"
+            )
         return [there[round(place)] for place in np.linspace(0, len(there) - 1, int(bars))]
     asked = {len(rows) - 1} if bars == "latest" else {_row_at(panel, text.strip()) for text in bars.split(",")}
     for row in sorted(asked):

@@ -183,7 +183,8 @@ def roll_out(made: CandleForecasts, num_bars: int, num_paths: int, decision_ms: 
         decision_ms = int(timestamps[-1])
     row = int(np.searchsorted(timestamps, decision_ms, side="right")) - 1
     if row < 0:
-        raise ConfigError(f"no bar opens by {iso_time(decision_ms)}: they begin at {iso_time(int(timestamps[0]))}")
+        first = iso_time(int(timestamps[0]))
+        raise ConfigError(f"--from: no bar opens by {iso_time(decision_ms)}; give a time from {first} on")
     return _roll_out(made.answers, row, num_bars, num_paths)
 
 

@@ -191,8 +191,8 @@ def _priced(run: Run, loaded: LoadedPanel) -> PricedPanel:
 def _require_forecast(run: Run, rows: Rows, values: NDArray[np.float32], data_dir: Path) -> None:
     if not np.isfinite(values).any():
         raise DataError(
-            f"{run.path}: none of the {len(rows)} bars asked for has the {run.experiment.warmup_bars} bars before it "
-            f"that a forecast needs; fetch more history into {data_dir}"
+            f"{run.path}: none of the {len(rows)} bars asked for has the {run.experiment.warmup_bars} bars before it, "
+            f"without an outage, that a forecast needs; fetch more into {data_dir}"
         )
 
 

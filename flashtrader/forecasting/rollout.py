@@ -138,8 +138,8 @@ def _able(experiment: Experiment, model: GridModel, panel: Panel, num_paths: int
         )
     if num_paths and not model.learns_shape:
         raise ConfigError(
-            "model.distribution: a model that learned points alone has no sample paths; train with student_t, or ask "
-            "for none"
+            "model.distribution: a model that learned points alone has no sample paths; train with student_t, or "
+            "leave --paths out"
         )
     return model
 

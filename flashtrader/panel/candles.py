@@ -180,7 +180,7 @@ def _fill(
             raise DataError(nowhere_known(name, feature_name, history))
     known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(out_TF), axis=1)
     if not known.any():
-        raise DataError(nowhere_known(name, "panel.features: all of them together", history))
+        raise DataError(nowhere_known(name, "the whole of panel.features", history))
     out_TF[~known] = 0.0
     return known
 

@@ -32,6 +32,7 @@ from flashtrader.market.bars import Bars
 from flashtrader.panel.rolling import rolling_mean, wilder_mean
 
 _FIRST_MONDAY_MS = 4 * DAY_MS
+_WINDOW = "[1-9][0-9]{0,9}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,11 +178,11 @@ def _find(name: str) -> Feature:
     if name in _PLAIN:
         return _PLAIN[name]
     stem, _, digits = name.rpartition("_")
-    if stem in _WINDOWED and re.fullmatch("[1-9][0-9]{0,9}", digits):
+    if stem in _WINDOWED and re.fullmatch(_WINDOW, digits):
         if int(digits) < 2:
             raise ConfigError(f"panel.features: {name} needs a window of two bars or more, such as {stem}_24")
         return partial(_WINDOWED[stem], window=int(digits))
-    window = next(iter(re.findall("[1-9][0-9]*", name)), "24")
+    window = next(iter(re.findall(_WINDOW, name)), "24")
     known = [*_PLAIN, *_GROUPS, *(f"{stem}_{window}" for stem in _WINDOWED)]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise ConfigError(f"panel.features: unknown feature {name!r}; the nearest is {nearest}")

@@ -99,7 +99,7 @@ def build_panel(bars: Mapping[str, Bars], interval: Interval, config: PanelConfi
             values[rows, asset, position] = column
             known &= finite
         if not known.any():
-            raise DataError(nowhere_known(symbol, "panel.features: all of them together", history))
+            raise DataError(nowhere_known(symbol, "the whole of panel.features", history))
         values[rows[~known], asset] = 0.0
         mask[rows, asset] = known
         targets[:, asset] = horizon_log_returns(table, clock, interval, config.target.horizon_bars, config.max_gap_bars)
@@ -146,6 +146,6 @@ def nowhere_known(symbol: str, what: str, history: History) -> str:
         return f"{symbol}: {what} is nowhere known, for the bars have no volume; take it out of panel.features"
     longest = stretch_lengths(history.starts, len(history.bars)).max()
     return (
-        f"{symbol}: {what} is nowhere known: the longest of its {len(history.starts)} stretches without an outage has "
-        f"{longest} bars; shorten the windows in panel.features, raise panel.max_gap_bars, or fetch more bars"
+        f"{symbol}: {what} is nowhere known; its longest stretch without an outage has {longest} bars: shorten the "
+        "windows in panel.features, raise panel.max_gap_bars, or fetch more bars"
     )

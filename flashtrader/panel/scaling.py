@@ -66,5 +66,5 @@ def _require(known: NDArray[np.bool_], names: tuple[str, ...], what: str, panel:
         first, last = (iso_time(int(panel.timestamps[row])) for row in (rows.start, rows.stop - 1))
         raise DataError(
             f"{', '.join(nowhere)}: no {what} in the training part ({first} to {last}); fetch older bars, "
-            "move split.validation, or leave it out of data.symbols"
+            "move split.validation, or leave it out"
         )

@@ -91,4 +91,5 @@ def test_attention_across_assets(place: Place, mixing: str) -> None:
 
 def test_a_plain_model_has_nothing_to_show(place: Place) -> None:
     place.train("--set", "model.family=ridge")
-    assert "a plain model (ridge) has no attention to look at" in place.fails("--attention", "latest")
+    message = f"{place.runs}/returns-001: a plain model (ridge) has no attention; leave --attention out"
+    assert place.fails("--attention", "latest") == message

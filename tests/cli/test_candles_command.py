@@ -171,7 +171,10 @@ def test_a_model_of_points_rolls_out_its_point_path_alone(place: Place) -> None:
     said = place("predict", "--split", "latest", "--rollout", 6)
     assert list(pd.read_parquet(place.run / "rollout.parquet").columns) == ["step", *CANDLE]
     assert said["calibration"] == said["rollout"]["bands"] == []
-    assert "no sample paths" in place.fails("predict", "--split", "latest", "--rollout", 6, "--paths", 5)
+    assert place.fails("predict", "--split", "latest", "--rollout", 6, "--paths", 5) == (
+        "model.distribution: a model that learned points alone has no sample paths; train with student_t, or leave "
+        "--paths out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_a_model_of_points_rolls_out_its_point_path_alone(place: Place) -> None:
         (("--rollout", 5, "--from", "soon"), "--from: 'soon' is not a date"),
         (
             ("--split", "latest", "--rollout", 5, "--from", "1969-12-31"),
-            "no bar opens by 1969-12-31T00:00:00Z: they begin at 1970-",
+            "--from: no bar opens by 1969-12-31T00:00:00Z; give a time from 1970-01-01T00:00:00Z on",
         ),
         (("--rollout", 5, "--follow"), "give --follow or --rollout, not both"),
     ],

@@ -87,7 +87,11 @@ OPTIONS = [
         "--attention: 'soon' is not a date such as 2024-01-31 or 2024-01-31T12:00; or give `latest`, or a number of "
         "bars",
     ),
-    ("predict --attention 0", 2, "--attention 0: the run's test part has 80 bars with a forecast"),
+    (
+        "predict --attention 0",
+        2,
+        "--attention 0: the run's test part has 80 bars with a forecast; ask for some of them",
+    ),
     (
         "predict --attention 2030-01-01",
         2,
@@ -213,7 +217,7 @@ EXPERIMENTS = [
     (
         "--set panel.features=[volatility_9999]",
         1,
-        "AAA: volatility_9999 is nowhere known: the longest of its 1 stretches without an outage has 400 bars; "
+        "AAA: volatility_9999 is nowhere known; its longest stretch without an outage has 400 bars: "
         "shorten the windows in panel.features, raise panel.max_gap_bars, or fetch more bars",
     ),
 ]

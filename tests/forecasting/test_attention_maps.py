@@ -308,35 +308,51 @@ def test_an_event_is_the_last_one_by_then(tmp_path: Path) -> None:
             "1970-01-02T06:30",
             "--attention 1970-01-02T06:30: no bar opens then; the nearest opens at 1970-01-02T06:00:00Z",
         ),
-        ("1970-01-01T03:00", "has 3 bars before it without an outage, and a forecast needs 6; choose another bar"),
-        ("1970-01-03T00:00", "no forecast at 1970-01-03T00:00:00Z, for features are missing there"),
-        ("tomorrow", "'tomorrow' is not a date such as 2024-01-31"),
-        ("900", "--attention 900: the run's test part has 40 bars with a forecast"),
-        ("0", "--attention 0: the run's test part has 40 bars with a forecast"),
+        (
+            "1970-01-01T03:00",
+            "--attention: there is no forecast at 1970-01-01T03:00:00Z, for it has 3 bars before it without an outage, "
+            "and a forecast needs 6; choose another bar",
+        ),
+        (
+            "1970-01-03T00:00",
+            "--attention: there is no forecast at 1970-01-03T00:00:00Z, for features are missing there; choose another "
+            "bar",
+        ),
+        (
+            "tomorrow",
+            "--attention: 'tomorrow' is not a date such as 2024-01-31 or 2024-01-31T12:00; or give `latest`, or a "
+            "number of bars",
+        ),
+        ("900", "--attention 900: the run's test part has 40 bars with a forecast; ask for some of them"),
+        ("0", "--attention 0: the run's test part has 40 bars with a forecast; ask for some of them"),
     ],
 )
 def test_a_bar_that_cannot_be_shown_is_named(bars: str, message: str, tmp_path: Path) -> None:
     panel = random_panel(90)
     panel.mask[:] = True
     panel.mask[48] = False
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError) as refused:
         chosen_rows(run_of(tmp_path, panel), panel, bars)
-    assert message in str(raised.value)
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"family": "ridge"}, "a plain model (ridge) has no attention to look at"),
-        ({"backbone": "hf"}, "model.backbone is hf, whose attention can't be looked into here"),
+        ({"family": "ridge"}, "a plain model (ridge) has no attention; leave --attention out"),
+        (
+            {"backbone": "hf"},
+            "model.backbone is hf, whose attention can't be looked into here; take `output_attentions` of the "
+            "transformers library, or train with model.backbone: grid",
+        ),
     ],
 )
 def test_a_model_without_attention_of_our_own_is_refused(overrides: Any, message: str, tmp_path: Path) -> None:
     plain = Experiment(data=DataConfig(symbols=("S0",)), model=ModelConfig(**overrides))
     Run(tmp_path).write_config(plain)
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError) as refused:
         next(look(Run(tmp_path), tmp_path, "latest"))
-    assert message in str(raised.value)
+    assert str(refused.value) == f"{tmp_path}: {message}"
 
 
 def test_file_names_hold_milliseconds_where_there_are_some() -> None:

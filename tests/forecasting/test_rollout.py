@@ -163,20 +163,31 @@ def test_draws_have_the_distribution_that_the_answers_describe() -> None:
 
 def test_what_can_not_be_rolled_out_is_refused() -> None:
     described = experiment(features=("candle", "rsi_14", "range_3"))
-    with pytest.raises(ConfigError, match=r"panel\.features: rsi_14, range_3 can't be told of made-up candles"):
+    with pytest.raises(ConfigError) as refused:
         rollout(described, trained(described), load(described), ROW, 5, 0, 0)
+    assert str(refused.value) == (
+        "panel.features: rsi_14, range_3 can't be told of made-up candles; candle, candle_moves and calendar can, and "
+        "a run with no other features can be rolled out"
+    )
 
     described = experiment(distribution="point")
     model = trained(described)
-    with pytest.raises(
-        ConfigError, match=r"model\.distribution: a model that learned points alone has no sample paths"
-    ):
+    with pytest.raises(ConfigError) as refused:
         rollout(described, model, load(described), ROW, 5, 1, 0)
+    assert str(refused.value) == (
+        "model.distribution: a model that learned points alone has no sample paths; train with student_t, or leave "
+        "--paths out"
+    )
     assert rollout(described, model, load(described), ROW, 5, 0, 0).point.shape == (5, 5)
-    with pytest.raises(DataError, match=r"S: no forecast at 1970-01-01T03:00:00Z: it needs 4 bars before it"):
+    with pytest.raises(DataError) as lacking:
         rollout(described, model, load(described), 3, 5, 0, 0)
+    assert str(lacking.value) == (
+        "S: no forecast at 1970-01-01T03:00:00Z: it needs 4 bars before it without an outage; choose another bar, or "
+        "fetch more"
+    )
 
     returns = validate({"data": {"symbols": ["S"]}}, "test")
     other = build_model(returns, fit_scaler(load(described).panel, Rows(0, 300)))
-    with pytest.raises(ConfigError, match=r"model\.family: returns forecasts no candles"):
+    with pytest.raises(ConfigError) as refused:
         rollout(returns, other, load(described), ROW, 5, 0, 0)
+    assert str(refused.value) == "model.family: returns forecasts no candles; roll out a run of candles"

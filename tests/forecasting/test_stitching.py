@@ -172,19 +172,41 @@ def store_more(data_dir: Path, start: int, stop: int) -> None:
 
 
 def test_what_no_fold_leaves_unseen_is_refused(run: Run, data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no fold of a walk-forward leaves the bars before its first test unseen"):
+    with pytest.raises(ConfigError) as every:
         forecast_run(run, data_dir, "all")
+    assert str(every.value) == (
+        f"{run.path}: no fold of a walk-forward leaves the bars before its first test unseen; forecast those from "
+        "there on with --split test, or the newest one with --split latest"
+    )
     early = store(tmp_path / "data", stop=200)
     for part in ("test", "latest"):
-        with pytest.raises(DataError, match=r"no bar at or after 1970-01-11T20:00:00Z.* fetch newer bars$"):
+        with pytest.raises(DataError) as refused:
             forecast_run(run, early, part)
+        assert str(refused.value) == (
+            f"{run.path}: no bar at or after 1970-01-11T20:00:00Z, where the run's test part begins; fetch newer bars"
+        )
+
+
+def test_a_bar_right_behind_an_outage_has_no_forecast(tmp_path: Path, run: Run) -> None:
+    for seed, symbol in enumerate(SYMBOLS):
+        bars = random_bars(NUM_BARS, seed)
+        store_bars(tmp_path / "data", symbol, pd.concat([bars[:300], bars[-3:]], ignore_index=True))
+    with pytest.raises(DataError) as refused:
+        forecast_run(run, tmp_path / "data", "latest")
+    assert str(refused.value) == (
+        f"{run.path}: none of the 1 bars asked for has the 8 bars before it, without an outage, that a forecast "
+        f"needs; fetch more into {tmp_path / 'data'}"
+    )
 
 
 def test_what_is_about_one_model_names_one(run: Run, data_dir: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a run of 4 models, where one is needed; give --run .*/fold-02-seed-4, or"):
-        answer_run(run, data_dir)
-    with pytest.raises(ConfigError, match="a run of 4 models"):
-        load_best(run)
+    for ask in (lambda: answer_run(run, data_dir), lambda: load_best(run)):
+        with pytest.raises(ConfigError) as refused:
+            ask()
+        assert str(refused.value) == (
+            f"{run.path}: a run of 4 models, where one is needed; give --run {run.path}/members/fold-02-seed-4, or "
+            "another of them"
+        )
 
 
 def test_a_run_that_is_not_done_says_how_to_go_on(data_dir: Path, tmp_path: Path, run: Run) -> None:
@@ -192,8 +214,12 @@ def test_a_run_that_is_not_done_says_how_to_go_on(data_dir: Path, tmp_path: Path
     manifest = copy.manifest
     manifest["members"][1]["status"] = "interrupted"
     write_json(copy.path / "manifest.json", manifest)
-    with pytest.raises(TrainingError, match=r"yet: 1 of 4, from fold-01-seed-4 on; go on with: .* --resume .*tiny-001"):
+    with pytest.raises(TrainingError) as refused:
         forecast_run(copy, data_dir)
+    assert str(refused.value) == (
+        f"{copy.path}: models not trained to their end yet: 1 of 4, from fold-01-seed-4 on; go on with: flashtrader "
+        f"train --resume {copy.path}"
+    )
 
 
 @pytest.mark.parametrize("part", ["test", "all", "latest"])

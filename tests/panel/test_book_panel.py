@@ -6,6 +6,7 @@ from books import STEP_MS, book_of, random_book
 from flashtrader.config import DirectionTarget, PanelConfig
 from flashtrader.errors import DataError
 from flashtrader.market.books import book_columns
+from flashtrader.market.spans import iso_time
 from flashtrader.panel.books import (
     FEATURES,
     book_run_starts,
@@ -125,17 +126,30 @@ def test_a_level_that_is_not_there_is_masked_and_one_that_never_is_refused() -> 
     assert panel.mask[100:111, 1:].all()
     assert panel.forecastable[1:].all()
     book.loc[:, ["ask_price_3", "ask_size_3"]] = np.nan, 0.0
-    with pytest.raises(DataError, match="BTCUSDT: ask 3 is in none of the 300 snapshots"):
+    with pytest.raises(DataError) as refused:
         panel_of(book)
+    assert str(refused.value) == (
+        "BTCUSDT: ask 3 is in none of the 300 snapshots that follow another; lower data.levels, raise "
+        "panel.max_gap_ms, or fetch more"
+    )
 
 
 def test_a_level_that_the_training_part_lacks_is_named() -> None:
     book = random_book(NUM_ROWS)
     book.loc[:200, ["bid_price_3", "bid_size_3"]] = np.nan, 0.0
-    with pytest.raises(DataError, match=r"^bid 3: no bar with every feature in the training part"):
-        fit_scaler(panel_of(book), Rows(0, 150))
+    panel = panel_of(book)
+    first, last = (iso_time(int(panel.timestamps[row])) for row in (0, 149))
+    with pytest.raises(DataError) as refused:
+        fit_scaler(panel, Rows(0, 150))
+    assert str(refused.value) == (
+        f"bid 3: no bar with every feature in the training part ({first} to {last}); fetch older bars, move "
+        "split.validation, or leave it out"
+    )
 
 
 def test_a_period_without_snapshots_is_refused() -> None:
-    with pytest.raises(DataError, match="BTCUSDT: no snapshots in the period asked for"):
+    with pytest.raises(DataError) as refused:
         panel_of(random_book(3)[:0])
+    assert str(refused.value) == (
+        "BTCUSDT: no snapshots in the period asked for; fetch them, or change data.start and data.end"
+    )

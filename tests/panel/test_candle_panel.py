@@ -131,20 +131,51 @@ def test_parts_merge_as_bars_are_resampled() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"features": ("candle_moves", "candle")}, ConfigError, "panel.features: .* begin the list with candle, then"),
-        ({"features": ("log_close",)}, ConfigError, "begin the list with candle, then log_close"),
+        (
+            {"features": ("candle_moves", "candle")},
+            ConfigError,
+            "panel.features: family candles reads the candle itself first: begin the list with candle, then "
+            "candle_moves",
+        ),
         ({"multiscale": ("60",)}, ConfigError, "panel.multiscale: 60 is not longer than data.interval, 60"),
-        ({"multiscale": ("15",)}, ConfigError, "panel.multiscale: 15 is not longer"),
-        ({"multiscale": ("M",)}, DataError, "panel.multiscale: no candle of interval M is whole in the 900 bars"),
-        ({"features": ("candle", "rsi_9000")}, DataError, "A: rsi_9000 is nowhere known"),
-        ({"features": ("candle", "rsi_90"), "multiscale": ("D",)}, DataError, "A D: rsi_90 is nowhere known"),
+        ({"multiscale": ("15",)}, ConfigError, "panel.multiscale: 15 is not longer than data.interval, 60"),
+        (
+            {"multiscale": ("M",)},
+            DataError,
+            "panel.multiscale: no candle of interval M is whole in the 900 bars; leave it out, raise "
+            "panel.max_gap_bars, or fetch more bars",
+        ),
+        (
+            {"features": ("candle", "rsi_9000")},
+            DataError,
+            "A: rsi_9000 is nowhere known; its longest stretch without an outage has 168 bars: shorten the windows in "
+            "panel.features, raise panel.max_gap_bars, or fetch more bars",
+        ),
+        (
+            {"features": ("candle", "rsi_90"), "multiscale": ("D",)},
+            DataError,
+            "A D: rsi_90 is nowhere known; its longest stretch without an outage has 15 bars: shorten the windows in "
+            "panel.features, raise panel.max_gap_bars, or fetch more bars",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused(change: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as refused:
         build(BARS, CONFIG.model_copy(update=change))
+    assert str(refused.value) == message
+
+
+def test_features_that_no_candle_has_together_are_refused() -> None:
+    bars = random_bars(range(6)).assign(volume=[3.0, 3.0, 0, 0, 0, 0])
+    with pytest.raises(DataError) as refused:
+        build(bars, PanelConfig(features=("candle", "volume_ratio_2", "rsi_3"), target=CONFIG.target))
+    assert str(refused.value) == (
+        "A: the whole of panel.features is nowhere known; its longest stretch without an outage has 6 bars: shorten "
+        "the windows in panel.features, raise panel.max_gap_bars, or fetch more bars"
+    )
 
 
 def test_a_market_without_bars_is_refused() -> None:
-    with pytest.raises(DataError, match="A: no bars in the period"):
+    with pytest.raises(DataError) as refused:
         build(BARS.iloc[:0])
+    assert str(refused.value) == ("A: no bars in the period asked for; fetch them, or change data.start and data.end")
