@@ -1,11 +1,16 @@
 """The run directory: everything that came of one experiment, and the manifest that reproduces it."""
 
+import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
 from flashtrader.errors import ConfigError, DataError
@@ -18,6 +23,10 @@ _RESULTS = (
     *("equity.parquet", "trades.parquet", "weights.parquet", "backtest.json", "report.html", "verify.json"),
 )
 """What `predict`, `backtest` and `verify` write into a run."""
+
+_PATIENCE_SECONDS = 10.0
+"""How long to wait for another process in a run: one that goes on may meet what is left of the one before."""
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,30 @@ class Run:
         """Return what the manifest tells, checked. Raises DataError when nothing was trained here, or for damage."""
         self._require_beginning()
         return read_manifest(self.path / "manifest.json")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that trains the run or writes results into it; its members are runs of their own.
+
+        The system takes the lock back from a process that dies. Where this one may write nothing, there is nothing to
+        lock. Raises DataError when another process is still there after a while.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=_PATIENCE_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise DataError(
+                f"{self.path}: another process trains this run or writes results into it; wait for its end, or stop "
+                "it, and give the command again"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_config(self, experiment: Experiment) -> None:
         """Replace the experiment."""

@@ -1,4 +1,8 @@
+import errno
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,6 +70,42 @@ def test_the_default_is_a_whole_run_and_never_one_of_its_members(tmp_path: Path)
     os.utime(run.path / "manifest.json", ns=(0, 0))
     assert find_run(tmp_path) == run
     assert create_run(tmp_path, EXPERIMENT).name == "hourly-002"
+
+
+def test_one_process_at_a_time_is_in_a_run_and_a_dead_one_is_in_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path)
+    program = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print(); input()"
+    )
+    command = [sys.executable, "-c", program, str(run.path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with monkeypatch.context() as patch:
+            patch.setattr("flashtrader.run._PATIENCE_SECONDS", 0.1)
+            with pytest.raises(DataError) as refused, run.alone():
+                pass
+        assert str(refused.value) == (
+            f"{run.path}: another process trains this run or writes results into it; wait for its end, or stop it, and "
+            "give the command again"
+        )
+        with run.member("seed-1").alone():  # is a run of its own
+            pass
+        threading.Timer(0.2, other.kill).start()
+        with run.alone():
+            assert other.wait() != 0
+
+
+def test_a_run_in_which_nothing_can_be_written_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    run = trained(tmp_path)
+    monkeypatch.setattr(os, "open", refuse)
+    with run.alone():
+        pass
 
 
 def test_results_of_other_weights_go_and_what_training_wrote_stays(tmp_path: Path) -> None:

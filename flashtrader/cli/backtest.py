@@ -24,6 +24,7 @@ WeightFile = Annotated[
 
 
 def backtest(
+    context: typer.Context,
     run: RunName = None,
     forecasts: ForecastFile = None,
     weights: WeightFile = None,
@@ -65,6 +66,7 @@ def backtest(
     path = forecasts or weights
     if path is None:
         chosen = find_run(runs_dir, run)
+        context.with_resource(chosen.alone())
         _refuse_books(chosen.experiment, str(chosen.path))
         if not chosen.forecasts.is_file():
             _forecast(chosen, data_dir)

@@ -23,6 +23,7 @@ class Part(StrEnum):
 
 
 def predict(
+    context: typer.Context,
     run: RunName = None,
     split: Annotated[
         Part, typer.Option("--split", help="Bars after the run's test boundary, every bar, or the newest closed one.")
@@ -120,6 +121,8 @@ def predict(
     for option, value in {"--bars": num_bars, "--base-url": base_url}.items():
         if value is not None and not follow:
             raise ConfigError(f"{option} needs --follow beside it")
+    if not follow:  # which may go on for weeks, and writes one file at once
+        context.with_resource(chosen.alone())
     request = rollout_request(chosen, rollout, num_paths, decision, num_starts)
     if attention is not None:
         from flashtrader.cli.attention_maps import show_attention

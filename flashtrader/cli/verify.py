@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def verify(
+    context: typer.Context,
     run: RunName = None,
     full: Annotated[
         bool, typer.Option("--full", help="More cuts and longer trainings: minutes instead of seconds.")
@@ -39,6 +40,7 @@ def verify(
     from flashtrader.verification.suite import verify_run
 
     chosen = find_run(runs_dir, run)
+    context.with_resource(chosen.alone())
     tell = say if as_json else typer.echo
 
     def show(check: "Check") -> None:

@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flashtrader.config import TrainingConfig
-from flashtrader.errors import ConfigError, DataError, TrainingError
+from flashtrader.errors import ConfigError, DataError, FlashtraderError, TrainingError
 from flashtrader.launch import num_processes, rank, was_launched
 from flashtrader.models.cache import KeyValueCache
 from flashtrader.models.decoder import Decoder
@@ -72,12 +72,23 @@ class Team:
     # What one process says or all agree on -----------------------------------------------------------------------
 
     def from_writer(self, make: Callable[[], Made]) -> Made:
-        """Return what `make` returns in the writer; the others wait for it and don't call theirs."""
+        """Return what `make` returns in the writer; the others wait for it and don't call theirs.
+
+        What the writer is refused is refused to all: each raises the same FlashtraderError.
+        """
         if self.size == 1:
             return make()
-        said = [make() if self.is_writer else None]
+        said: list[Any] = [None]
+        if self.is_writer:
+            try:
+                said = [(make(), None)]
+            except FlashtraderError as refusal:
+                said = [(None, refusal)]
         dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
-        return said[0]  # type: ignore[return-value]
+        made, refused = said[0]
+        if refused is not None:
+            raise refused
+        return made  # type: ignore[no-any-return]
 
     def largest(self, number: int) -> int:
         """Return the largest of the processes' numbers."""

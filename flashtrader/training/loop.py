@@ -1,7 +1,8 @@
 """From an experiment to a trained run, of one model or of several: begun, or gone on with."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -59,19 +60,30 @@ def train_model(
     The plain models beside it come first; one of its own is fitted at once. `watch` gets the metrics of every step as
     they are written to metrics.jsonl; of several models, also which it is: `member` of so many `members`, `fold` of so
     many `folds`, from 1, and `seed`. Several models are trained at once if they are spread `over` something. Where
-    torchrun has started its processes again, the run that they began goes on.
+    torchrun has started its processes again, the run that they began goes on. Until the end no other process can train
+    the run, or write into it.
     """
     check_installed(experiment.training)
     begun = team().begun()
     if begun is not None:
         return resume_training(experiment, data_dir, Run(begun), watch, over)
-    return _train(experiment, data_dir, partial(_create, runs_dir, experiment), watch, over)
+    with ExitStack() as held:
+        return _train(experiment, data_dir, partial(_create, runs_dir, experiment, held), watch, over)
 
 
-def _create(runs_dir: Path, experiment: Experiment) -> Run:
+def _create(runs_dir: Path, experiment: Experiment, held: ExitStack) -> Run:
     run = create_run(runs_dir, experiment)
+    held.enter_context(run.alone())
     team().remember(run.path)
     return run
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Be the only team that trains a run: its writer holds the run's lock."""
+    with ExitStack() as held:
+        team().from_writer(lambda: held.enter_context(run.alone()))
+        yield
 
 
 def _train(
@@ -91,25 +103,27 @@ def resume_training(
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
     A run that was killed before its first checkpoint begins at step 0. Of several models, those that are trained stay
     as they are. Raises ConfigError for any other change, DataError when the bars that the run was trained on have
-    changed.
+    changed, or another process is at work in the run.
     """
-    check_same_experiment(run, experiment)
-    team().from_writer(partial(remove_parts, run.path))
-    if not team().from_writer(lambda: run.has_begun):
-        if (run.path / "backtest.json").is_file():
-            raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
-        _log.warning("%s: killed as it was made; it begins at step 0", run.path)
-        return train_in(experiment, data_dir, run, watch, over)
-    if not experiment.has_members:
-        return _resume_one(experiment, data_dir, run, watch)
-    return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch, over)
+    with _alone(run):
+        check_same_experiment(run, experiment)
+        team().from_writer(partial(remove_parts, run.path))
+        if not team().from_writer(lambda: run.has_begun):
+            if (run.path / "backtest.json").is_file():
+                raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
+            _log.warning("%s: killed as it was made; it begins at step 0", run.path)
+            return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
+        if not experiment.has_members:
+            return _resume_one(experiment, data_dir, run, watch)
+        return _train_members(run, _go_on_with_members(experiment, data_dir, run), data_dir, watch, over)
 
 
 def train_in(
     experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None = None
 ) -> TrainingSummary:
     """Train as `train_model` does, in a run directory that is there and in which nothing has begun."""
-    return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
+    with _alone(run):
+        return _train(experiment, data_dir, partial(_begin_anew, run, experiment), watch, over)
 
 
 def _begin_members(experiment: Experiment, data_dir: Path, create: Callable[[], Run]) -> tuple[Run, list[Member]]:
@@ -201,9 +215,10 @@ def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path,
     done = team().from_writer(lambda: finished(run, member.experiment))
     if done is not None:
         return done
-    if team().from_writer(lambda: has_checkpoint(run.checkpoints)):
-        return _resume_one(member.experiment, data_dir, run, watch)
-    return _train_one(member.experiment, data_dir, partial(_begin_anew, run, member.experiment), watch, earlier)
+    with _alone(run):
+        if team().from_writer(lambda: has_checkpoint(run.checkpoints)):
+            return _resume_one(member.experiment, data_dir, run, watch)
+        return _train_one(member.experiment, data_dir, partial(_begin_anew, run, member.experiment), watch, earlier)
 
 
 def _begin_anew(run: Run, experiment: Experiment) -> Run:

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from command import Command
+from flashtrader.errors import DataError
 from flashtrader.files import read_json_lines
 from flashtrader.forecasting import forecast
+from flashtrader.run import Run
 from flashtrader.training import checkpoint, loop
 from flashtrader.training.trainer import Trainer
 from panels import random_bars
@@ -169,6 +171,44 @@ def test_a_full_disk_is_one_line_and_the_training_goes_on_once_there_is_room(
         )
     assert place("train", "--resume", place.run)["steps"] == 4
     assert [row["step"] for row in read_json_lines(place.run / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "--resume", "tiny-001"), ("predict",), ("backtest",), ("verify",)],
+    ids=lambda words: words[0],
+)
+def test_a_run_that_another_process_is_at_work_in_is_left_to_it(
+    unspoiled: Place, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("flashtrader.run._PATIENCE_SECONDS", 0.1)
+    with Run(unspoiled.run).alone():
+        assert unspoiled.fails(1, *arguments) == (
+            f"{unspoiled.run}: another process trains this run or writes results into it; wait for its end, or stop "
+            "it, and give the command again"
+        )
+        listed = unspoiled.command.succeeds("runs", "--runs-dir", unspoiled.root / "runs", "--json").json["runs"]
+        assert [run["run"] for run in listed] == ["tiny-001"]
+
+
+def test_a_run_belongs_to_its_training_from_its_beginning_to_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def look() -> None:
+        with pytest.raises(DataError, match="another process trains this run"), Run(place.run).alone():
+            pass
+        refused.append(True)
+
+    monkeypatch.setattr("flashtrader.run._PATIENCE_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, look)
+        place("train", "--config", place.config, "--set", "training.max_steps=2")
+        at_step(patch, 3, look)
+        place("train", "--resume", "tiny-001", "--set", "training.max_steps=4")
+    assert len(refused) == 2
+    assert place("predict")["bars"] == 80
 
 
 def test_a_run_without_a_manifest_breaks_no_command(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

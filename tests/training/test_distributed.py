@@ -143,6 +143,10 @@ def test_members_are_trained_one_after_the_other_by_all_processes(data_dir: Path
         assert_same(*(Run(tmp_path / place / "tiny-001").member(name) for place in ("shared", "alone")))
 
 
+def refuse() -> None:
+    raise ConfigError("the writer's refusal")
+
+
 def talk() -> None:
     """What one process tells the others, and how they find out that they differ."""
     with join(TrainingConfig(distributed="ddp", device="cpu")) as together:
@@ -151,6 +155,8 @@ def talk() -> None:
         together.check_same_bars({"AAA": {"rows": 600}})
         with pytest.raises(DataError, match="the stored bars are not the same in all processes; give a --data-dir"):
             together.check_same_bars({"AAA": {"rows": 600 + together.rank}})
+        with pytest.raises(ConfigError, match="the writer's refusal"):
+            together.from_writer(refuse)
     assert team().size == 1
 
 
