@@ -6,7 +6,7 @@ belongs to the decision at bar i: this candle, the forecast of the next one, and
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from flashtrader.panel.candles import CLOSE, VOLUME, log_candles
 Space = Literal["z", "price", "return"]
 
 FEATURES = (*PRICES, "volume")
-SPACES: tuple[Space, ...] = get_args(Space)
 BAND_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a rollout's paths: the outer and the inner two bound 90 % and 50 % of them."""
 
