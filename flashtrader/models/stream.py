@@ -94,7 +94,7 @@ def check_finite(outputs_TKP: NDArray[np.float32], timestamps_T: NDArray[np.int6
     if not finite_T.all():
         at = iso_time(int(timestamps_T[int(np.argmin(finite_T))]))
         raise TrainingError(
-            f"the model's forecast at {at} is not a number: its training diverged, or its weights are bad"
+            f"the model's forecast at {at} is not a number: its training diverged, or its weights are bad; train again"
         )
 
 
