@@ -2,6 +2,7 @@
 
 import re
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -60,6 +61,8 @@ def main() -> None:
     """
     from flashtrader.errors import FlashtraderError, is_out_of_memory
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # rather than lose a minus sign, or all, in an ASCII locale
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

@@ -6,11 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flashtrader.launch import rank
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where market data is stored.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are written.")]
@@ -30,6 +33,8 @@ RunName = Annotated[
     typer.Option("--run", "-r", help="A run's name or path; the newest one unless given.", show_default=False),
 ]
 
+_LEAST_WIDTH = 80
+"""Of a table that needs it, in a terminal of fewer columns, which breaks its lines: drawn narrower, cells vanish."""
 _LONGEST_ERROR = 2_000
 _FIRST_SPEAKS_SECONDS = 3
 """What goes wrong in one of several processes mostly does in all: the first says so, and torchrun ends the others."""
@@ -59,30 +64,38 @@ def show(
 
         typer.echo(json.dumps(finite(payload), indent=2, allow_nan=False))
         return
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table as RichTable
 
     console = Console(highlight=False, markup=False)
+    drawn = [_drawn(table) for table in tables]
+    unbounded = console.options.update(max_width=_LEAST_WIDTH)
+    console.width = max(console.width, *(console.measure(table, options=unbounded).minimum for table in drawn), 1)
     if headline is not None:
         console.print(headline, soft_wrap=True, markup=False, style="bold")
         console.print()
-    for table in tables:
-        drawn = RichTable(
-            title=table.title,
-            title_justify="left",
-            title_style="bold",
-            header_style="",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        for index, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if index else "left", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*row)
-        console.print(drawn)
+    for table in drawn:
+        console.print(table)
     for note in notes:
         console.print(note, soft_wrap=True)
+
+
+def _drawn(table: Table) -> "RichTable":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        header_style="",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for index, column in enumerate(table.columns):
+        drawn.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
 
 
 def milliseconds(option: str, text: str | None) -> int | None:

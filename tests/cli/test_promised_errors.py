@@ -4,7 +4,9 @@
 """
 
 import os
+import sys
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -67,3 +69,22 @@ def test_a_disk_that_refuses_is_named_by_the_path_that_was_given(copy_of_finishe
         1,
         "/proc/mine.parquet: No such file or directory; give another path, or make room",
     )
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "80"])
+def test_no_terminal_is_too_narrow_for_a_table(unspoiled: Place, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = unspoiled.command.succeeds("runs", "--runs-dir", unspoiled.root / "runs")
+    *_, row, _continued = (line for line in shown.out.splitlines() if line.startswith(" "))
+    assert len(row) == 80
+
+
+def test_a_terminal_that_knows_no_other_signs_than_ascii_loses_none(
+    copy_of_finished: Callable[[], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of_finished()
+    ascii_only = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    place.command.succeeds("predict", *place.places())
+    ascii_only.flush()
+    assert rb"R\xb2 is against forecasting no change" in ascii_only.buffer.getvalue()  # R²
