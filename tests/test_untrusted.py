@@ -195,8 +195,6 @@ def test_json_that_breaks_parsers_is_damaged(text: str) -> None:
 
 def test_numbers_without_end_are_no_ledger_no_level_and_no_message() -> None:
     """Each once ended in a traceback, or in no end at all."""
-    with pytest.raises(OverflowError):
-        Ledger.from_json(json.loads(json.dumps(Ledger().to_json()).replace('"rows": 0', '"rows": 1e999')))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file", "BTCUSDT", "60", "ledger.json")
         path.parent.mkdir(parents=True)

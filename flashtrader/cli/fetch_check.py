@@ -29,17 +29,11 @@ class Wanted:
 
     def holds(self, history: "History") -> bool:
         """Tell whether a history is one of them."""
-        from flashtrader.market.audit import FundingSeries
-        from flashtrader.market.store import Series
-
-        kind = (
-            "bars" if isinstance(history, Series) else "funding" if isinstance(history, FundingSeries) else "orderbook"
-        )
         return (
             (not self.symbols or history.symbol in self.symbols)
             and self.source in (None, history.source.partition("-")[0])
-            and self.kind in (None, kind)
-            and (self.interval is None or (isinstance(history, Series) and history.interval.code == self.interval))
+            and self.kind in (None, history.kind)
+            and (self.interval is None or (history.kind == "bars" and history.interval.code == self.interval))
         )
 
 
@@ -58,7 +52,9 @@ def check_histories(
         raise DataError(f"{data_dir}: nothing of this is stored; `flashtrader fetch` without --check gets it")
     audits = [audit(data_dir, history) for history in histories]
     repairs = {
-        str(found.history): repair(data_dir, found, path, base_url) for found in audits if mend and found.findings
+        str(found.history): repair(data_dir, found.history, path, base_url)
+        for found in audits
+        if mend and found.findings
     }
     _show(audits, repairs, data_dir, as_json)
     for found in audits:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from flashtrader.errors import DataError
+from flashtrader.errors import DataError, UnreadableError
 from flashtrader.interval import Interval, IntervalCode
 from flashtrader.market import book_store, funding_store
 from flashtrader.market.book_ledger import find_runs
@@ -22,11 +22,13 @@ from flashtrader.market.profile import Profile
 from flashtrader.market.spans import Span, iso_time, union
 from flashtrader.market.store import PROFILE, Series, Store, part_name, part_paths, part_span, read_bars, read_ledger
 
+_REPAIR = "`flashtrader fetch --check --repair`"
 Remedy = Literal[
     "fetch",  # set it aside, and ask the source again for what it held
     "set aside",
     "seal",  # write it again, with a checksum
     "examine",  # write the ledger anew from what is stored
+    "none",  # it can't be read, and may be whole: leave it where it is
 ]
 
 
@@ -34,6 +36,8 @@ Remedy = Literal[
 class FundingSeries:
     """The stored funding of one market."""
 
+    kind: ClassVar[Literal["funding"]] = "funding"
+    """What --kind calls it."""
     source: str
     symbol: str
 
@@ -87,9 +91,9 @@ def audit(data_dir: Path, history: History) -> Audit:
     Nothing is written, and no lock is taken. A fetch that was killed leaves a ledger that is not examined and a part
     that it does not know, or a directory with neither: that is no damage, and the next fetch goes on from there.
     """
-    if isinstance(history, Series):
+    if history.kind == "bars":
         return _audit_bars(Store(data_dir), history)
-    if isinstance(history, BookSeries):
+    if history.kind == "orderbook":
         return _audit_books(BookStore(data_dir), history)
     return _audit_funding(FundingStore(data_dir), history)
 
@@ -99,13 +103,18 @@ def _audit_bars(store: Store, series: Series) -> Audit:
     path, paths = directory / "ledger.json", part_paths(directory)
     findings: list[Finding] = []
     profiles = []
-    ledger = Ledger()
+    ledger, kept = Ledger(), Profile.joined([])
     try:
         ledger = read_ledger(path)
         if paths and not path.exists():
-            findings.append(Finding(path, f"{path}: is gone, and with it what the source has answered", "fetch"))
+            problem = f"{path}: is gone, and with it what the source has answered; ask it again with {_REPAIR}"
+            findings.append(Finding(path, problem, "fetch"))
     except DataError as error:
-        findings.append(Finding(path, str(error), "fetch"))
+        findings.append(_refused(path, error, "fetch"))
+    try:
+        kept = Profile.read(directory / PROFILE)
+    except UnreadableError as error:
+        findings.append(_refused(directory / PROFILE, error, "examine"))
 
     def answered(span: Span) -> tuple[Span, ...]:
         return union(span & known for known in ledger.answered)
@@ -114,26 +123,32 @@ def _audit_bars(store: Store, series: Series) -> Audit:
         try:
             span = part_span(part, interval)
         except DataError as error:
-            findings.append(Finding(part, str(error), "set aside"))
+            findings.append(_refused(part, error, "set aside"))
             continue
         if part.name != part_name(span.start_ms, interval):
-            problem = f"{part}: overlaps another part: none begins at {iso_time(span.start_ms)}"
+            at = iso_time(span.start_ms)
+            problem = f"{part}: overlaps another part: none begins at {at}; set it aside with {_REPAIR}"
             findings.append(Finding(part, problem, "set aside"))
             continue
         try:
-            profiles.append(Profile.of(read_bars(part, interval), interval))
+            bars = read_bars(part, interval)
+            findings += _unsealed(part)
         except DataError as error:
-            findings.append(Finding(part, str(error), "fetch", answered(span) or (span,)))
+            findings.append(_refused(part, error, "fetch", answered(span) or (span,)))
             continue
-        findings += _unsealed(part)
+        profiles.append(Profile.of(bars, interval))
     profile = Profile.joined(profiles)
-    for name in sorted(set(ledger.parts) - {part.name for part in paths}):
-        part = directory / name
-        findings.append(Finding(part, f"{part}: is gone", "fetch", answered(part_span(part, interval))))
+    for part in [directory / name for name in ledger.parts]:
+        if not part.exists():
+            problem = f"{part}: is gone; fetch its bars again with {_REPAIR}"
+            findings.append(Finding(part, problem, "fetch", answered(part_span(part, interval))))
     if not findings and ledger.examined:
-        wrong = _disagreements(ledger, profile, series, path, Profile.read(directory / PROFILE))
-        # Else a writer has been at work since the ledger was read.
-        findings += wrong if read_ledger(path) == ledger else []
+        wrong = _disagreements(ledger, profile, series, path, kept)
+        try:
+            # Else a writer has been at work since the ledger was read.
+            findings += wrong if read_ledger(path) == ledger else []
+        except DataError as error:
+            findings.append(_refused(path, error, "fetch"))
     return Audit(series, len(paths), len(profile.index), tuple(findings))
 
 
@@ -146,12 +161,13 @@ def _disagreements(ledger: Ledger, profile: Profile, series: Series, path: Path,
         return {"rows": ledger.rows, "first bar": ledger.first_ms, "last bar": ledger.last_ms, "gaps": gaps}
 
     wrong = [what for what, value in said(ledger).items() if value != said(true)[what]]
-    problem = f"{path}: its {', '.join(wrong)} are not those of the bars"
+    problem = f"{path}: its {', '.join(wrong)} are not those of the bars; write it anew with {_REPAIR}"
     findings = [Finding(path, problem, "examine")] if wrong else []
     columns = ((kept.index, profile.index), (kept.flat, profile.flat), (kept.traded, profile.traded))
     if not all(np.array_equal(*pair) for pair in columns):
         kept_at = path.with_name(PROFILE)
-        findings.append(Finding(kept_at, f"{kept_at}: is not the profile of the bars", "examine"))
+        problem = f"{kept_at}: is not the profile of the bars; write it anew with {_REPAIR}"
+        findings.append(Finding(kept_at, problem, "examine"))
     return findings
 
 
@@ -164,6 +180,8 @@ def _audit_books(store: BookStore, series: BookSeries) -> Audit:
         try:
             books = validate_books(read_part(part, book_store.DAMAGED), str(part))
             timestamps = books["timestamp"]
+            if timestamps.empty:
+                raise DataError(f"{part}: holds no snapshot; {book_store.DAMAGED}")
             if num_levels(books) != series.levels:
                 raise DataError(f"{part}: holds {num_levels(books)} levels; {book_store.DAMAGED}")
             if part.name != book_store.part_name(int(timestamps.iloc[0])):
@@ -172,24 +190,26 @@ def _audit_books(store: BookStore, series: BookSeries) -> Audit:
             if len(twice):
                 at = iso_time(int(twice.iloc[0]), "ms")
                 raise DataError(f"{part}: overlaps another part from {at} on; {book_store.DAMAGED}")
+            findings += _unsealed(part)
         except DataError as error:
-            findings.append(Finding(part, str(error), "set aside"))
+            findings.append(_refused(part, error, "set aside"))
             continue
-        findings += _unsealed(part)
         stored = pd.concat([stored, books[["timestamp", "gap_before"]]])
     try:
         ledger = read_book_ledger(path)
         gone = [path.parent / name for name in ledger.parts if not (path.parent / name).exists()]
-        findings += [Finding(part, f"{part}: is gone", "examine") for part in gone]
+        problem = f"is gone; mark its time as a gap with {_REPAIR}"
+        findings += [Finding(part, f"{part}: {problem}", "examine") for part in gone]
         if not findings and ledger.examined:
             stored = stored.sort_values("timestamp")
             begins = stored["gap_before"] | stored["timestamp"].isin([run.first_ms for run in ledger.runs])
             runs = find_runs(stored.assign(gap_before=begins), {})
             extents = [[(run.first_ms, run.last_ms, run.rows) for run in some] for some in (runs, ledger.runs)]
             if extents[0] != extents[1] and read_book_ledger(path) == ledger:
-                findings.append(Finding(path, f"{path}: its runs are not those of the snapshots", "examine"))
+                problem = f"{path}: its runs are not those of the snapshots; write it anew with {_REPAIR}"
+                findings.append(Finding(path, problem, "examine"))
     except DataError as error:
-        findings.append(Finding(path, str(error), "set aside"))
+        findings.append(_refused(path, error, "set aside"))
     return Audit(series, len(paths), len(stored), tuple(findings))
 
 
@@ -202,17 +222,22 @@ def _audit_funding(store: FundingStore, series: FundingSeries) -> Audit:
     try:
         spans = read_answered(path) or None
     except DataError as error:
-        findings.append(Finding(path, str(error), "fetch"))
+        findings.append(_refused(path, error, "fetch"))
     try:
         if not part.exists():
-            raise DataError(f"{part}: is gone")
+            raise DataError(f"{part}: is gone; fetch it again with {_REPAIR}")
         rows = len(validate_settlements(read_part(part, funding_store.DAMAGED), str(part)))
         findings += _unsealed(part)
     except DataError as error:
-        findings.append(Finding(part, str(error), "fetch", spans))
+        findings.append(_refused(part, error, "fetch", spans))
     return Audit(series, 1, rows, tuple(findings))
 
 
+def _refused(path: Path, error: DataError, remedy: Remedy, spans: tuple[Span, ...] | None = None) -> Finding:
+    """Return the finding of a file that was refused, which is no reason to move it if it could not even be read."""
+    return Finding(path, str(error), "none" if isinstance(error, UnreadableError) else remedy, spans)
+
+
 def _unsealed(part: Path) -> list[Finding]:
-    problem = f"{part}: has no checksum, so that damage would not be seen"
+    problem = f"{part}: has no checksum, so that damage would not be seen; give it one with {_REPAIR}"
     return [] if has_checksum(part) else [Finding(part, problem, "seal")]

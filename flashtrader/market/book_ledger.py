@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from flashtrader.market.books import Books
-from flashtrader.market.spans import from_iso, iso_time
+from flashtrader.market.records import Count, Record, Time, part_of
+from flashtrader.market.spans import iso_time
 
 Reason = Literal[
     "began",  # a recording or a file begins here
@@ -42,6 +43,22 @@ class Run:
     rows: int
     broken: Break
     """Why the book before the first of them is not known."""
+
+
+class _RunRecord(Record):
+    first: Time
+    last: Time
+    rows: Count
+    gap_before: Reason
+    evidence: str
+
+
+class _Recorded(Record):
+    """The JSON of a ledger; its names are a contract with users' scripts."""
+
+    runs: list[_RunRecord]
+    parts: list[Annotated[str, part_of("books")]]
+    examined: bool
 
 
 @dataclass(frozen=True)
@@ -90,15 +107,10 @@ class BookLedger:
 
     @classmethod
     def from_json(cls, value: Any) -> "BookLedger":
-        """Return the ledger that `to_json` made. For anything else raises what its values lead to."""
-        return cls(
-            runs=tuple(
-                Run(from_iso(run["first"]), from_iso(run["last"]), int(run["rows"]), _break(run))
-                for run in value["runs"]
-            ),
-            parts=tuple(map(str, value["parts"])),
-            examined=bool(value["examined"]),
-        )
+        """Return the ledger that `to_json` made. Raises ValidationError for anything else."""
+        recorded = _Recorded.model_validate(value)
+        runs = (Run(run.first, run.last, run.rows, Break(run.gap_before, run.evidence)) for run in recorded.runs)
+        return cls(tuple(runs), tuple(recorded.parts), recorded.examined)
 
 
 def find_runs(books: Books, breaks: Mapping[int, Break]) -> tuple[Run, ...]:
@@ -111,9 +123,3 @@ def find_runs(books: Books, breaks: Mapping[int, Break]) -> tuple[Run, ...]:
     last = np.append(first[1:], len(books)) - 1 if len(books) else first
     extents = zip(timestamps[first].tolist(), timestamps[last].tolist(), (last - first + 1).tolist(), strict=True)
     return tuple(Run(*extent, breaks.get(extent[0], UNEXPLAINED)) for extent in extents)
-
-
-def _break(run: Any) -> Break:
-    if run["gap_before"] not in get_args(Reason):
-        raise ValueError(f"unknown reason {run['gap_before']!r}")
-    return Break(run["gap_before"], str(run["evidence"]))

@@ -12,16 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import DataError
-from flashtrader.files import read_json, write_json
+from flashtrader.files import write_json
 from flashtrader.market.book_ledger import BookLedger, Break, Run, find_runs
 from flashtrader.market.books import Books, best_levels, num_levels, validate_books
-from flashtrader.market.parts import first_and_last, read_part, write_part, writing
+from flashtrader.market.parts import first_and_last, part_time, read_part, write_part, writing
+from flashtrader.market.records import read_ledger_file
 from flashtrader.market.spans import iso_time
 from flashtrader.market.store import check_symbol, stored_source, time_asked
 
@@ -33,6 +35,8 @@ DAMAGED = "set it aside with `flashtrader fetch --check --repair`; the time it h
 class BookSeries:
     """One history of snapshots: so many levels of one symbol from one source."""
 
+    kind: ClassVar[Literal["orderbook"]] = "orderbook"
+    """What --kind calls it."""
     source: str
     """Stored name: bybit, bybit-spot, file."""
     symbol: str
@@ -130,25 +134,29 @@ class BookStore:
 
     def ledger(self, series: BookSeries) -> BookLedger:
         """Return the ledger as the rows are; of a history that isn't there, an empty one."""
-        path, parts = self.directory(series) / "ledger.json", self.parts(series)
-        ledger = read_book_ledger(path)
-        gone = sorted(set(ledger.parts) - {part.name for part in parts})
-        if ledger.examined and not gone and len(parts) == len(ledger.parts):
-            return ledger
+        recorded = read_book_ledger(self.directory(series) / "ledger.json")
+        known = {part.name for part in self.parts(series)} == set(recorded.parts)
+        return recorded if recorded.examined and known else self._made_anew(series, recorded)
+
+    def _made_anew(self, series: BookSeries, recorded: BookLedger) -> BookLedger:
+        """Return a ledger of the runs that the rows show, broken also where one is recorded or a part is gone."""
+        parts = self.parts(series)
         if not parts:
             return BookLedger()
+        gone = sorted(set(recorded.parts) - {part.name for part in parts})
         columns = [read_part(part, DAMAGED, ["timestamp", "gap_before"]) for part in parts]
         rows = pd.concat(columns).sort_values("timestamp", kind="stable", ignore_index=True)
         timestamps = rows["timestamp"].to_numpy()
-        known = [run.first_ms for run in ledger.runs]
-        after_gone = [timestamps[timestamps >= _part_time(name)][:1] for name in gone]
+        known = [run.first_ms for run in recorded.runs]
+        after_gone = [timestamps[timestamps >= part_time(name, "books")][:1] for name in gone]
         rows["gap_before"] |= np.isin(timestamps, np.concatenate([known, *after_gone]))
-        return BookLedger(find_runs(rows, {run.first_ms: run.broken for run in ledger.runs}), examined=False)
+        return BookLedger(find_runs(rows, {run.first_ms: run.broken for run in recorded.runs}), examined=False)
 
     def serving(self, series: BookSeries) -> BookSeries:
         """Return the shallowest stored history with at least the levels of `series`. Raises DataError without one."""
         directory = self.directory(series).parent
-        depths = [int(path.parent.name.removeprefix("book-")) for path in directory.glob("book-*/books-*.parquet")]
+        names = {path.parent.name.removeprefix("book-") for path in directory.glob("book-*/books-*.parquet")}
+        depths = [int(name) for name in names if name.isdecimal()]
         enough = [depth for depth in depths if depth >= series.levels]
         if enough:
             return replace(series, levels=min(enough))
@@ -175,13 +183,14 @@ class BookStore:
     def examine(self, series: BookSeries) -> BookLedger:
         """Write down the runs as the rows now are, and return the ledger."""
         with writing(self.directory(series)):
-            ledger = replace(self.ledger(series), examined=True)
+            recorded = read_book_ledger(self.directory(series) / "ledger.json")
+            ledger = replace(self._made_anew(series, recorded), examined=True)
             self._write_ledger(series, ledger)
         return ledger
 
     def parts(self, series: BookSeries) -> list[Path]:
         """Return the part files, in order of their first snapshots."""
-        return sorted(self.directory(series).glob("books-*.parquet"), key=lambda path: _part_time(path.name))
+        return sorted(self.directory(series).glob("books-*.parquet"), key=_part_time)
 
     def _write_ledger(self, series: BookSeries, ledger: BookLedger) -> None:
         names = tuple(path.name for path in self.parts(series))
@@ -216,13 +225,11 @@ def part_name(timestamp: int) -> str:
     return f"books-{re.sub('[-:.]', '', iso_time(timestamp, 'ms'))}.parquet"
 
 
-def _part_time(name: str) -> int:
-    match = re.fullmatch(r"books-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(\d{3})Z\.parquet", name)
-    if match is None:
-        raise DataError(f"{name}: not named as a part of stored books is; move it elsewhere")
-    year, month, day, hour, minute, second, millisecond = match.groups()
-    time = np.datetime64(f"{year}-{month}-{day}T{hour}:{minute}:{second}.{millisecond}", "ms")
-    return int(time.astype(np.int64))
+def _part_time(path: Path) -> int:
+    try:
+        return part_time(path.name, "books")
+    except ValueError:
+        raise DataError(f"{path}: not named as a part of stored books is; move it elsewhere") from None
 
 
 def read_book_ledger(path: Path) -> BookLedger:
@@ -230,9 +237,4 @@ def read_book_ledger(path: Path) -> BookLedger:
     if not path.exists():
         return BookLedger(examined=False)
     advice = "set it aside with `flashtrader fetch --check --repair`: it is made anew, without the reasons of gaps"
-    try:
-        return BookLedger.from_json(read_json(path))
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger ({error!r}); {advice}") from None
-    except DataError as error:
-        raise DataError(f"{error}; {advice}") from None
+    return read_ledger_file(path, BookLedger.from_json, advice)

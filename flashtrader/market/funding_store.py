@@ -13,13 +13,18 @@ import pandas as pd
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import read_json, write_json
+from flashtrader.files import write_json
 from flashtrader.market.funding import FundingHistory, Settlements, no_settlements, validate_settlements
 from flashtrader.market.parts import read_part, write_part, writing
-from flashtrader.market.spans import Span, from_iso, iso_time, union
+from flashtrader.market.records import Record, SpanRecord, read_ledger_file
+from flashtrader.market.spans import Span, iso_time, union
 from flashtrader.market.store import check_symbol, stored_source
 
 DAMAGED = "set it aside and fetch again with `flashtrader fetch --check --repair`"
+
+
+class _Recorded(Record):
+    answered: list[SpanRecord]
 
 
 class FundingStore:
@@ -95,9 +100,4 @@ def read_answered(path: Path) -> tuple[Span, ...]:
     """Return the time of which every settlement is there; without a file none. Raises DataError when it is damaged."""
     if not path.exists():
         return ()
-    try:
-        return tuple(Span(from_iso(span["start"]), from_iso(span["end"])) for span in read_json(path)["answered"])
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger ({error!r}); {DAMAGED}") from None
-    except DataError as error:
-        raise DataError(f"{error}; {DAMAGED}") from None
+    return tuple(item.span for item in read_ledger_file(path, _Recorded.model_validate, DAMAGED).answered)

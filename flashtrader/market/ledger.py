@@ -2,14 +2,39 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from flashtrader.interval import Interval
-from flashtrader.market.gaps import Failure, Gap, find_gaps
+from flashtrader.market.gaps import Failure, Gap, Reason, find_gaps
 from flashtrader.market.profile import Profile
-from flashtrader.market.spans import Span, from_iso, iso_time, minus, union
+from flashtrader.market.records import Count, Record, SpanRecord, Time, part_of
+from flashtrader.market.spans import Span, iso_time, minus, union
 
 __all__ = ["Failure", "Gap", "Ledger"]
+
+
+class _GapRecord(SpanRecord):
+    bars: Count
+    reason: Reason
+    evidence: str
+
+
+class _FailureRecord(SpanRecord):
+    error: str
+
+
+class _Recorded(Record):
+    """The JSON of a ledger; its names are a contract with users' scripts."""
+
+    examined: bool
+    rows: Count
+    first: Time | None
+    last: Time | None
+    gaps: list[_GapRecord]
+    failed: list[_FailureRecord]
+    answered: list[SpanRecord]
+    parts: list[Annotated[str, part_of("bars")]]
+    changed: list[Annotated[str, part_of("bars")]]
 
 
 @dataclass(frozen=True)
@@ -86,20 +111,18 @@ class Ledger:
 
     @classmethod
     def from_json(cls, value: Any) -> "Ledger":
-        """Return the ledger that `to_json` made. For anything else raises what its values lead to."""
+        """Return the ledger that `to_json` made. Raises ValidationError for anything else."""
+        recorded = _Recorded.model_validate(value)
         return cls(
-            answered=tuple(map(_span, value["answered"])),
-            failed=tuple(Failure(_span(item), str(item["error"])) for item in value["failed"]),
-            parts=tuple(map(str, value["parts"])),
-            changed=tuple(map(str, value.get("changed", ()))),
-            examined=bool(value["examined"]),
-            rows=int(value["rows"]),
-            first_ms=None if value["first"] is None else from_iso(value["first"]),
-            last_ms=None if value["last"] is None else from_iso(value["last"]),
-            gaps=tuple(
-                Gap(from_iso(item["start"]), from_iso(item["end"]), int(item["bars"]), item["reason"], item["evidence"])
-                for item in value["gaps"]
-            ),
+            answered=tuple(item.span for item in recorded.answered),
+            failed=tuple(Failure(item.span, item.error) for item in recorded.failed),
+            parts=tuple(recorded.parts),
+            changed=tuple(recorded.changed),
+            examined=recorded.examined,
+            rows=recorded.rows,
+            first_ms=recorded.first,
+            last_ms=recorded.last,
+            gaps=tuple(Gap(item.start, item.end, item.bars, item.reason, item.evidence) for item in recorded.gaps),
         )
 
     def _failed_outside(self, span: Span) -> tuple[Failure, ...]:
@@ -108,7 +131,3 @@ class Ledger:
 
 def _to_json(span: Span) -> dict[str, Any]:
     return {"start": iso_time(span.start_ms), "end": iso_time(span.end_ms)}
-
-
-def _span(item: Any) -> Span:
-    return Span(from_iso(item["start"]), from_iso(item["end"]))

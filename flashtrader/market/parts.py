@@ -1,22 +1,41 @@
 """Parquet parts in one directory: written whole or not at all, by one writer at a time."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from flashtrader.errors import DataError
-from flashtrader.files import replacing
+from flashtrader.files import readable, replacing
 
 _CHECKSUM = b"sha256"
 _ZEROS = b"0" * 64
+
+PartKind = Literal["bars", "books"]
+_DAY_AND_MINUTE = r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)"
+_NAMES = {
+    "bars": (re.compile(rf"bars-{_DAY_AND_MINUTE}Z\.parquet", re.ASCII), "{}-{}-{}T{}:{}"),
+    "books": (re.compile(rf"books-{_DAY_AND_MINUTE}(\d\d)(\d{{3}})Z\.parquet", re.ASCII), "{}-{}-{}T{}:{}:{}.{}"),
+}
+
+
+def part_time(name: str, kind: PartKind) -> int:
+    """Return in ms the time in the name of a part. Raises ValueError for any other name."""
+    pattern, time = _NAMES[kind]
+    match = pattern.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not the name of a part")
+    return int(np.datetime64(time.format(*match.groups()), "ms").astype(np.int64))
 
 
 @contextmanager
@@ -56,9 +75,10 @@ def write_part(path: Path, table: pd.DataFrame) -> None:
 def read_part(path: Path, advice: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return what a part holds, or some columns of it.
 
-    Raises DataError, which ends in `advice`, when it is damaged. A part without a checksum is taken as it is.
+    Raises DataError, which ends in `advice`, when it is damaged, and UnreadableError. A part without a checksum is
+    taken as it is.
     """
-    with _readable(path, advice):
+    with _undamaged(path, advice):
         data = path.read_bytes()
         checksum = _checksum(data)
         if checksum and _sha256(_ZEROS.join(data.rsplit(checksum, 1))) != checksum:
@@ -68,8 +88,9 @@ def read_part(path: Path, advice: str, columns: Sequence[str] | None = None) -> 
 
 
 def has_checksum(path: Path) -> bool:
-    """Tell whether a whole part says what its bytes should be."""
-    return _checksum(path.read_bytes()) is not None
+    """Tell whether a whole part says what its bytes should be. Raises UnreadableError."""
+    with readable(path):
+        return _checksum(path.read_bytes()) is not None
 
 
 def set_aside(path: Path) -> Path:
@@ -81,7 +102,7 @@ def set_aside(path: Path) -> Path:
 
 def first_and_last(path: Path, column: str, advice: str) -> tuple[int, int]:
     """Return the least and greatest value of a part's column of whole numbers, without reading it; as `read_part`."""
-    with _readable(path, advice):
+    with _undamaged(path, advice):
         metadata = pq.read_metadata(path)
         place = metadata.schema.names.index(column)
         groups = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
@@ -98,17 +119,10 @@ def _sha256(data: bytes) -> bytes:
 
 
 @contextmanager
-def _readable(path: Path, advice: str) -> Iterator[None]:
+def _undamaged(path: Path, advice: str) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            raise DataError(f"{path}: can't be read ({error.strerror}); check the disk and the permissions") from None
-        raise _damaged(path, error, advice) from None
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise _damaged(path, error, advice) from None
-
-
-def _damaged(path: Path, error: Exception, advice: str) -> DataError:
-    words = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(f"{path}: damaged ({words}); {advice}")
+        with readable(path):
+            yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: damaged ({words}); {advice}") from None

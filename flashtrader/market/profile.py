@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrader.files import replacing
+from flashtrader.files import readable, replacing
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars
 
@@ -43,9 +43,16 @@ class Profile:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what `write` wrote; of a file that is missing or damaged, an empty profile: it can be made anew."""
+        """Return what `write` wrote; of a file that is missing or damaged, an empty profile: it can be made anew.
+
+        Raises UnreadableError.
+        """
+        if not path.exists():
+            return cls.joined([])
+        with readable(path):
+            data = path.read_bytes()
         try:
-            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            with np.load(BytesIO(data), allow_pickle=False) as stored:
                 there, flat, traded = (np.unpackbits(stored[name]).astype(bool) for name in ("there", "flat", "traded"))
                 slots = np.flatnonzero(there)
                 return cls(slots + int(stored["first"]), flat[slots], traded[slots])

@@ -1,12 +1,11 @@
-"""What an audit found, put right: a damaged file is set aside, never deleted, and its time is fetched again."""
+"""What an audit finds, put right: a damaged file is set aside, never deleted, and its time is fetched again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import DataError, FlashtraderError
-from flashtrader.market.audit import Audit, Finding, FundingSeries, History, audit
+from flashtrader.market.audit import FundingSeries, History, audit
 from flashtrader.market.book_store import BookSeries, BookStore
 from flashtrader.market.fetch import fetch
 from flashtrader.market.fetch_funding import fetch_funding
@@ -19,7 +18,7 @@ from flashtrader.market.store import PROFILE, Series, Store
 
 @dataclass(frozen=True)
 class Repair:
-    """What was done about the findings of one audit."""
+    """What was done about one history."""
 
     set_aside: tuple[Path, ...]
     """Where the damaged files are now."""
@@ -29,20 +28,35 @@ class Repair:
     """What is still wrong or missing, a line each."""
 
 
-def repair(data_dir: Path, found: Audit, path: Path | None = None, base_url: str | None = None) -> Repair:
-    """Put right what an audit found. A source that doesn't deliver leaves a hole, which the next fetch asks for again.
+def repair(data_dir: Path, history: History, path: Path | None = None, base_url: str | None = None) -> Repair:
+    """Put right what is wrong with a history once nobody else writes it: what was found before may be mended by now.
 
-    path: where bars or funding from files come from. base_url: another host than the exchange's own. Order books can't
-    be fetched again: the time of a part that is set aside becomes a gap.
+    A history of which a file can't be read is left as it is. A source that doesn't deliver leaves a hole, which the
+    next fetch asks for again. Order books can't be fetched again: the time of a part that is set aside becomes a gap.
+    path: where bars or funding from files come from. base_url: another host than the exchange's own.
     """
-    history = found.history
+    moved: list[Path] = []
     try:
-        moved = _set_right(data_dir, history, found.findings)
+        with writing(_directory(data_dir, history)):
+            findings = audit(data_dir, history).findings
+            if any(finding.remedy == "none" for finding in findings):
+                return Repair((), 0, tuple(finding.problem for finding in findings))
+            for finding in findings:
+                if finding.remedy == "seal":
+                    write_part(finding.path, read_part(finding.path, "check it again"))
+                elif finding.path.name == PROFILE:
+                    finding.path.unlink(missing_ok=True)  # made anew from the bars
+                elif finding.remedy != "examine" and finding.path.exists():
+                    moved.append(set_aside(finding.path))
+        if history.kind == "bars":
+            Store(data_dir).examine(history)
+        elif history.kind == "orderbook":
+            BookStore(data_dir).examine(history)
     except DataError as error:
-        return Repair((), 0, (str(error),))
+        return Repair(tuple(moved), 0, (str(error),))
     fetched = 0
     left: list[str] = []
-    wanted = [finding.spans for finding in found.findings if finding.remedy == "fetch"]
+    wanted = [finding.spans for finding in findings if finding.remedy == "fetch"]
     everything = any(spans is None for spans in wanted)
     for span in [None] if everything else [span for spans in wanted if spans for span in spans]:
         try:
@@ -53,24 +67,6 @@ def repair(data_dir: Path, found: Audit, path: Path | None = None, base_url: str
             left.append(str(error))
     left += [finding.problem for finding in audit(data_dir, history).findings]
     return Repair(tuple(moved), fetched, tuple(left))
-
-
-def _set_right(data_dir: Path, history: History, findings: Sequence[Finding]) -> list[Path]:
-    """Do what needs no source; return the new paths of the files that were set aside."""
-    moved = []
-    with writing(_directory(data_dir, history)):
-        for finding in findings:
-            if finding.remedy == "seal":
-                write_part(finding.path, read_part(finding.path, "check it again"))
-            elif finding.path.name == PROFILE:
-                finding.path.unlink(missing_ok=True)  # made anew from the bars
-            elif finding.remedy != "examine" and finding.path.exists():
-                moved.append(set_aside(finding.path))
-    if isinstance(history, Series):
-        Store(data_dir).examine(history)
-    elif isinstance(history, BookSeries):
-        BookStore(data_dir).examine(history)
-    return moved
 
 
 def _fetch_again(

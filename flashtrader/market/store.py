@@ -15,18 +15,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import read_json, write_json
+from flashtrader.files import write_json
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, no_bars, validate_bars
 from flashtrader.market.ledger import Ledger
-from flashtrader.market.parts import read_part, write_part, writing
+from flashtrader.market.parts import part_time, read_part, write_part, writing
 from flashtrader.market.profile import Profile
+from flashtrader.market.records import read_ledger_file
 from flashtrader.market.spans import Span, iso_time
 
 __all__ = ["Series", "Span", "Store", "load_bars", "stored_source"]
@@ -40,6 +42,8 @@ _DAMAGED = "set it aside and fetch its bars again with `flashtrader fetch --chec
 class Series:
     """One history: the bars of one interval of one symbol from one source."""
 
+    kind: ClassVar[Literal["bars"]] = "bars"
+    """What --kind calls it."""
     source: str
     """Stored name: bybit, bybit-spot, yahoo, file, simulated, simulated-noise."""
     symbol: str
@@ -252,14 +256,12 @@ def part_name(timestamp: int, interval: Interval) -> str:
 
 def part_span(path: Path, interval: Interval) -> Span:
     """Return the time that a part holds. Raises DataError for a file that is not named as a part is."""
-    match = re.fullmatch(r"bars-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)Z\.parquet", path.name)
     try:
-        year, month, day, hour, minute = match.groups() if match else ()
-        start = np.array([f"{year}-{month}-{day}T{hour}:{minute}"], dtype="datetime64[ms]").astype(np.int64)
+        start_ms = part_time(path.name, "bars")
     except ValueError:
         raise DataError(f"{path}: not named as a part of a history is; move it elsewhere") from None
-    end = interval.opening(interval.index(start) + BARS_PER_PART)
-    return Span(int(start[0]), int(end[0]))
+    end = interval.opening(interval.index(np.array([start_ms])) + BARS_PER_PART)
+    return Span(start_ms, int(end[0]))
 
 
 def read_bars(path: Path, interval: Interval) -> Bars:
@@ -278,9 +280,4 @@ def read_ledger(path: Path) -> Ledger:
     if not path.exists():
         return Ledger()
     advice = "set it aside with `flashtrader fetch --check --repair`, which keeps the stored bars"
-    try:
-        return Ledger.from_json(read_json(path))
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger ({error!r}); {advice}") from None
-    except DataError as error:
-        raise DataError(f"{error}; {advice}") from None
+    return read_ledger_file(path, Ledger.from_json, advice)

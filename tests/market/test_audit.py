@@ -1,9 +1,13 @@
 """What is stored is what was written: damage is noticed, named and put right, and nothing whole is called damaged."""
 
+import errno
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,14 +17,16 @@ from exchange_server import ExchangeServer, random_bars
 from flashtrader.errors import DataError
 from flashtrader.interval import Interval
 from flashtrader.market import parts as parts_module
+from flashtrader.market import repair as repair_module
 from flashtrader.market import store as store_module
-from flashtrader.market.audit import Audit, FundingSeries, audit, stored_histories
+from flashtrader.market.audit import Audit, FundingSeries, History, audit, stored_histories
 from flashtrader.market.book_store import BookSeries, BookStore
 from flashtrader.market.fetch import fetch
 from flashtrader.market.fetch_funding import fetch_funding
 from flashtrader.market.funding_store import FundingStore
+from flashtrader.market.parts import write_part
 from flashtrader.market.profile import Profile
-from flashtrader.market.repair import repair
+from flashtrader.market.repair import Repair, repair
 from flashtrader.market.sources.bybit import BybitSource
 from flashtrader.market.sources.bybit_funding import BybitFunding
 from flashtrader.market.spans import Span
@@ -46,6 +52,19 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def exchange() -> Iterator[ExchangeServer]:
     with ExchangeServer({"BTCUSDT": BARS}, funding={"BTCUSDT": SETTLEMENTS}) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, stored once, for tests that change nothing."""
+    root = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "BARS_PER_PART", 16)
+        Store(root).append(BTC, CLOSED, Span(START_MS, int(CLOSED["timestamp"].iloc[-1]) + 3_600_000))
+        Store(root).examine(BTC)
+    FundingStore(root).append("bybit", "BTCUSDT", SETTLEMENTS, Span(START_MS, START_MS + 101 * 3_600_000))
+    BookStore(root).append(BOOK, a_book(30))
+    return root
 
 
 @pytest.fixture
@@ -151,8 +170,8 @@ def garble(path: Path) -> None:
     path.write_text("{")
 
 
-def misplace(part: Path) -> None:
-    part.with_name("bars-20200913T0500Z.parquet").write_bytes(part.read_bytes())
+def copy(part: Path, name: str) -> None:
+    part.with_name(name).write_bytes(part.read_bytes())
 
 
 def swap(part: Path) -> None:
@@ -167,38 +186,94 @@ def unseal(part: Path) -> None:
     pd.read_parquet(part).to_parquet(part, index=False)
 
 
+REPAIR = "`flashtrader fetch --check --repair`"
+FETCH = f"set it aside and fetch its bars again with {REPAIR}"
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], str, int]] = {
-    "bit": ("part", flip, "damaged (its bytes don't match its checksum); set it aside", 13),
-    "cut": ("part", lambda path: path.write_bytes(path.read_bytes()[:99]), "damaged (", 13),
-    "gone": ("part", Path.unlink, "is gone", 13),
-    "order": ("part", lambda path: pd.read_parquet(path)[::-1].to_parquet(path, index=False), "is out of order", 13),
+    "bit": ("part", flip, f"{{path}}: damaged (its bytes don't match its checksum); {FETCH}", 13),
+    "cut": (
+        "part",
+        lambda path: path.write_bytes(path.read_bytes()[:99]),
+        "{path}: damaged (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a "
+        f"parquet file.); {FETCH}",
+        13,
+    ),
+    "gone": ("part", Path.unlink, f"{{path}}: is gone; fetch its bars again with {REPAIR}", 13),
+    "order": (
+        "part",
+        lambda path: pd.read_parquet(path)[::-1].to_parquet(path, index=False),
+        "{path}: bar 2020-09-15T14:00:00Z is out of order: opening times must increase; correct or remove this row",
+        13,
+    ),
     "grid": (
         "part",
         lambda path: pd.read_parquet(path).eval("timestamp = timestamp + 1").to_parquet(path),
-        "does not open on the 60 grid",
+        "{path}: bar 2020-09-15T00:00:00Z does not open on the 60 grid; correct or remove this row",
         13,
     ),
-    "column": ("part", lambda path: pd.read_parquet(path).drop(columns="low").to_parquet(path), "no column low", 13),
-    "elsewhere": ("part", swap, "holds bars outside", 13),
-    "overlap": ("part", misplace, "overlaps another part", 0),
-    "unsealed": ("part", unseal, "has no checksum", 0),
-    "ledger": ("ledger.json", garble, "damaged, not readable as JSON", 0),
-    "no-ledger": ("ledger.json", Path.unlink, "is gone, and with it what the source has answered", 0),
-    "claims": ("ledger.json", claim, "its rows are not those of the bars", 0),
-    "profile": ("profile.npz", garble, "is not the profile of the bars", 0),
+    "column": (
+        "part",
+        lambda path: pd.read_parquet(path).drop(columns="low").to_parquet(path),
+        "{path}: no column low; bars need timestamp, open, high, low, close, volume, found timestamp, open, high, "
+        "close, volume, turnover",
+        13,
+    ),
+    "elsewhere": (
+        "part",
+        swap,
+        f"{{path}}: holds bars outside 2020-09-15T00:00:00Z to 2020-09-15T16:00:00Z; {FETCH}",
+        13,
+    ),
+    "overlap": (
+        "part",
+        lambda path: copy(path, "bars-20200913T0500Z.parquet"),
+        "{directory}/bars-20200913T0500Z.parquet: overlaps another part: none begins at 2020-09-13T05:00:00Z; set it "
+        f"aside with {REPAIR}",
+        0,
+    ),
+    "name": (
+        "part",
+        lambda path: copy(path, "bars-20201399T0500Z.parquet"),
+        "{directory}/bars-20201399T0500Z.parquet: not named as a part of a history is; move it elsewhere",
+        0,
+    ),
+    "unsealed": (
+        "part",
+        unseal,
+        f"{{path}}: has no checksum, so that damage would not be seen; give it one with {REPAIR}",
+        0,
+    ),
+    "ledger": (
+        "ledger.json",
+        garble,
+        "{path}: damaged, not readable as JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
+        f"(char 1)); set it aside with {REPAIR}, which keeps the stored bars",
+        0,
+    ),
+    "no-ledger": (
+        "ledger.json",
+        Path.unlink,
+        f"{{path}}: is gone, and with it what the source has answered; ask it again with {REPAIR}",
+        0,
+    ),
+    "claims": (
+        "ledger.json",
+        claim,
+        f"{{path}}: its rows are not those of the bars; write it anew with {REPAIR}",
+        0,
+    ),
+    "profile": ("profile.npz", garble, f"{{path}}: is not the profile of the bars; write it anew with {REPAIR}", 0),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_named_and_put_right_from_the_source(exchange: ExchangeServer, data_dir: Path, name: str) -> None:
-    file, damage, words, fetched = DAMAGE[name]
+    file, damage, message, fetched = DAMAGE[name]
     path = parts(data_dir)[3] if file == "part" else Store(data_dir).directory(BTC) / file
     damage(path)
     found = audit(data_dir, BTC)
-    [problem] = problems(found)
-    assert words in problem
+    assert problems(found) == [message.format(path=path, directory=path.parent)]
     files = {path: path.read_bytes() for path in Store(data_dir).directory(BTC).iterdir() if path.is_file()}
-    done = repair(data_dir, found, base_url=exchange.url)
+    done = repair(data_dir, BTC, base_url=exchange.url)
     assert (done.fetched, done.left) == (fetched, ())
     assert [files[path.with_name(path.name.removesuffix(".damaged-0"))] for path in done.set_aside] == [
         path.read_bytes() for path in done.set_aside
@@ -213,7 +288,7 @@ def test_a_damaged_part_that_no_ledger_knows_is_fetched_again(exchange: Exchange
     ledger = Store(data_dir).directory(BTC) / "ledger.json"
     ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"answered": [], "examined": False}))
     flip(parts(data_dir)[3])
-    assert repair(data_dir, audit(data_dir, BTC), base_url=exchange.url).left == ()
+    assert repair(data_dir, BTC, base_url=exchange.url).left == ()
     pd.testing.assert_frame_equal(Store(data_dir).read(BTC), CLOSED.reset_index(drop=True))
 
 
@@ -223,7 +298,7 @@ def test_what_the_source_does_not_give_again_stays_aside(
     monkeypatch.setattr("flashtrader.market.http.FIRST_BACKOFF_S", 0.0)
     before = flip(parts(data_dir)[3])
     exchange.__exit__(None, None, None)
-    done = repair(data_dir, audit(data_dir, BTC), base_url=exchange.url)
+    done = repair(data_dir, BTC, base_url=exchange.url)
     exchange.__enter__()
     assert ["unreachable" in line for line in done.left] == [True]
     [aside] = done.set_aside
@@ -238,11 +313,108 @@ def test_funding_is_fetched_again(exchange: ExchangeServer, data_dir: Path, file
     stored = FundingStore(data_dir).read("bybit", "BTCUSDT")
     path = data_dir / "bybit" / "BTCUSDT" / "funding" / file
     flip(path, 1)
-    done = repair(data_dir, audit(data_dir, FUNDING), base_url=exchange.url)
+    done = repair(data_dir, FUNDING, base_url=exchange.url)
     assert (len(done.set_aside), done.left) == (1, ())
     again = FundingStore(data_dir).read("bybit", "BTCUSDT")
     pd.testing.assert_frame_equal(again.settlements, stored.settlements)
     assert audit(data_dir, FUNDING).findings == ()
+
+
+ASIDE = f"set it aside with {REPAIR}; the time it held is then marked as a gap"
+BOOK_PARTS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: write_part(path, a_book(16, 2)), f"{{path}}: holds 2 levels; {ASIDE}"),
+    (lambda path: write_part(path, a_book(16).iloc[:0]), f"{{path}}: holds no snapshot; {ASIDE}"),
+    (
+        lambda path: write_part(path, a_book(16).iloc[1:]),
+        f"{{path}}: is not named after its first snapshot; {ASIDE}",
+    ),
+    (
+        lambda path: write_part(path, a_book(60).iloc[[0, 50]]),
+        f"{{fourth}}: overlaps another part from 2023-11-14T22:13:32.500Z on; {ASIDE}",
+    ),
+    (Path.unlink, f"{{path}}: is gone; mark its time as a gap with {REPAIR}"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BOOK_PARTS)
+def test_damage_to_books_is_named_and_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], message: str
+) -> None:
+    monkeypatch.setattr("flashtrader.market.book_store.ROWS_PER_PART", 16)
+    BookStore(tmp_path).append(BOOK, a_book(100))
+    path, _, _, fourth, *_ = BookStore(tmp_path).parts(BOOK)
+    damage(path)
+    assert problems(audit(tmp_path, BOOK)) == [message.format(path=path, fourth=fourth)]
+    assert repair(tmp_path, BOOK).left == ()
+    assert problems(audit(tmp_path, BOOK)) == []
+
+
+def test_a_book_ledger_that_tells_of_other_runs_is_written_anew(tmp_path: Path) -> None:
+    for first, end in ((0, 30), (40, 70)):
+        BookStore(tmp_path).append(BOOK, a_book(100).iloc[first:end])
+    path = BookStore(tmp_path).directory(BOOK) / "ledger.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"runs": whole["runs"][:1]}))
+    [problem] = problems(audit(tmp_path, BOOK))
+    assert problem == f"{path}: its runs are not those of the snapshots; write it anew with {REPAIR}"
+    assert repair(tmp_path, BOOK).left == ()
+    assert [run["rows"] for run in json.loads(path.read_text())["runs"]] == [30, 30]
+
+
+FILES = [
+    (BTC, "60/bars-20200915T0000Z.parquet"),
+    (BTC, "60/ledger.json"),
+    (BTC, "60/profile.npz"),
+    (FUNDING, "funding/funding.parquet"),
+    (FUNDING, "funding/ledger.json"),
+    (BOOK, "book-3/books-20231114T221320000Z.parquet"),
+    (BOOK, "book-3/ledger.json"),
+]
+
+
+@pytest.mark.parametrize("refusal", [errno.EACCES, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize(("history", "name"), FILES)
+def test_a_file_that_can_not_be_read_stays_where_it_is(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, history: History, name: str, refusal: int
+) -> None:
+    """Neither it nor anything beside it is touched: what can't be read may be whole."""
+    refused = whole / "bybit" / "BTCUSDT" / name
+    for read in ("read_bytes", "read_text"):
+        real = getattr(Path, read)
+
+        def refuse(path: Path, *arguments: Any, real: Any = real, **options: Any) -> Any:
+            if path == refused:
+                raise OSError(refusal, os.strerror(refusal), str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, read, refuse)
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("[!.]*.*")}
+    message = f"{refused}: can't be read ({os.strerror(refusal)}); check the disk and the permissions"
+    assert problems(audit(whole, history)) == [message]
+    assert repair(whole, history) == Repair((), 0, (message,))
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("[!.]*.*")} == before
+
+
+@pytest.mark.parametrize("damage", [flip, unseal])
+def test_what_a_fetch_mends_while_the_repair_waits_for_it_is_left_alone(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    part = parts(data_dir)[3]
+    mended = part.read_bytes()
+    damage(part)
+
+    @contextmanager
+    def writing_after_a_fetch(directory: Path) -> Iterator[None]:
+        with parts_module.writing(directory):
+            part.write_bytes(mended)
+            before = part.stat().st_ino
+            yield
+            assert part.stat().st_ino == before
+
+    monkeypatch.setattr(repair_module, "writing", writing_after_a_fetch)
+    assert len(problems(audit(data_dir, BTC))) == 1
+    assert repair(data_dir, BTC) == Repair((), 0, ())
+    assert part.read_bytes() == mended
 
 
 def test_books_can_not_be_fetched_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +424,7 @@ def test_books_can_not_be_fetched_again(data_dir: Path, monkeypatch: pytest.Monk
     flip(second)
     with pytest.raises(DataError, match="set it aside with `flashtrader fetch --check --repair`; the time it held is"):
         BookStore(data_dir).read(BOOK)
-    done = repair(data_dir, audit(data_dir, BOOK))
+    done = repair(data_dir, BOOK)
     assert ([path.name for path in done.set_aside], done.left) == ([f"{second.name}.damaged-0"], ())
     assert audit(data_dir, BOOK).findings == ()
     assert len(BookStore(data_dir).read(BOOK)) == 90 - 16
