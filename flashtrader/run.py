@@ -163,22 +163,32 @@ class Run:
 
 def create_run(runs_dir: Path, experiment: Experiment) -> Run:
     """Make the next free directory `<experiment>-001`, `-002`, … and write the resolved config to it."""
+    run = reserve_run(runs_dir, experiment.name)
+    run.write_config(experiment)
+    return run
+
+
+def reserve_run(runs_dir: Path, experiment: str) -> Run:
+    """Make the next free directory of an experiment's name; no command takes it for a run without a config."""
     runs_dir.mkdir(parents=True, exist_ok=True)
-    taken = [int(match[1]) for path in runs_dir.iterdir() if (match := _numbered(experiment.name, path.name))]
+    taken = [int(match[1]) for path in runs_dir.iterdir() if (match := _numbered(experiment, path.name))]
     number = max(taken, default=0) + 1
     while True:
-        run = Run(runs_dir / f"{experiment.name}-{number:03d}")
+        run = Run(runs_dir / f"{experiment}-{number:03d}")
         try:
             run.path.mkdir()
         except FileExistsError:
             number += 1
-            continue
-        run.write_config(experiment)
-        return run
+        else:
+            return run
 
 
 def find_run(runs_dir: Path, name: str | None = None) -> Run:
-    """Return a run by its name or path, or the newest trained one. Raises ConfigError when there is none."""
+    """Return a run by its name or path, or the newest trained one.
+
+    Raises ConfigError when there is none, and for links inside it. One that is named may be a link itself, to another
+    disk say: who names it knows it.
+    """
     if name is not None:
         for path in (Path(name), runs_dir / name):
             if (path / "config.yaml").is_file():
@@ -188,8 +198,17 @@ def find_run(runs_dir: Path, name: str | None = None) -> Run:
     runs = _trained(runs_dir)
     if not runs:
         raise ConfigError(f"no trained run in {runs_dir}; make one with `flashtrader train --config …`, or give --run")
+    refuse_link(runs[-1])
     refuse_links(runs[-1])
     return Run(runs[-1])
+
+
+def refuse_link(run: Path) -> None:
+    """Refuse a run that is a link where no person has named it: in a stranger's directory it could be any run."""
+    if run.is_symlink():
+        raise ConfigError(
+            f"{run}: a link, which is followed only where you name the run itself; name it, or move it here"
+        )
 
 
 def refuse_links(run: Path) -> None:

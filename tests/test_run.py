@@ -46,6 +46,18 @@ def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert find_run(tmp_path / "elsewhere", str(run.path)) == run
 
 
+def test_a_run_that_is_a_link_is_followed_where_it_is_named(tmp_path: Path) -> None:
+    run, runs_dir = trained(tmp_path / "other disk"), tmp_path / "runs"
+    runs_dir.mkdir()
+    (runs_dir / run.name).symlink_to(run.path)
+    assert find_run(runs_dir, run.name).path == runs_dir / run.name
+    with pytest.raises(ConfigError) as refused:
+        find_run(runs_dir)
+    assert str(refused.value) == (
+        f"{runs_dir / run.name}: a link, which is followed only where you name the run itself; name it, or move it here"
+    )
+
+
 def test_a_manifest_that_is_no_object_is_named(tmp_path: Path) -> None:
     run = trained(tmp_path)
     (run.path / "manifest.json").write_text("[]")

@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flashtrader.config import load_config
+from flashtrader.config import Experiment, load_config
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
-from flashtrader.run import Run, create_run, refuse_links
+from flashtrader.run import Run, refuse_link, refuse_links, reserve_run
 from flashtrader.training.loop import resume_training, train_in
 from flashtrader.training.members import Follow
 from flashtrader.training.spread import Finish, Spread, spread
@@ -32,6 +32,8 @@ class Trial(BaseModel):
     """Its run's name, beside the sweep's file."""
     values: Mapping[str, str]
     """Of the keys that differ, as they were written."""
+    experiment: Annotated[Experiment, Field(repr=False)]
+    """By which its run is made where a kill came before."""
 
 
 class _Recorded(BaseModel):
@@ -51,8 +53,9 @@ class Sweep:
 
 
 def begin_sweep(config: Path, overrides: Sequence[str], grid: Sequence[str], runs_dir: Path) -> Sweep:
-    """Make a run for each combination of `key=value,value…`, and <name>-sweep-001.json, which lists them.
+    """Make <name>-sweep-001.json, which lists a run for each combination of `key=value,value…`, and these runs.
 
+    A kill before the file is there leaves empty directories and no run; after it, `read_sweep` makes what is missing.
     Raises ConfigError, before anything is made, when one of them is no experiment.
     """
     combinations = _combinations(grid)
@@ -61,18 +64,31 @@ def begin_sweep(config: Path, overrides: Sequence[str], grid: Sequence[str], run
         for values in combinations
     ]
     trials = tuple(
-        Trial(run=create_run(runs_dir, experiment).name, values=values)
+        Trial(run=reserve_run(runs_dir, experiment.name).name, values=values, experiment=experiment)
         for experiment, values in zip(experiments, combinations, strict=True)
     )
     name, number = experiments[0].name, 1
     while (path := runs_dir / f"{name}-sweep-{number:03d}.json").exists():
         number += 1
-    write_json(path, _Recorded(trials=trials).model_dump())
-    return Sweep(path, trials)
+    write_json(path, _Recorded(trials=trials).model_dump(mode="json"))
+    sweep = Sweep(path, trials)
+    _make_runs(sweep)
+    return sweep
+
+
+def _make_runs(sweep: Sweep) -> None:
+    for trial in sweep.trials:
+        run = sweep.run(trial)
+        if not (run.path / "config.yaml").is_file():
+            run.write_config(trial.experiment)
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Return the sweep that a file lists. Raises DataError when it is none."""
+    """Return the sweep that a file lists, with all of its runs made.
+
+    Raises DataError when it is none, ConfigError for a run that is a link or has one inside: the file may be a
+    stranger's, and nobody has named its runs.
+    """
     try:
         recorded = read_json(path)
     except DataError as error:
@@ -85,7 +101,9 @@ def read_sweep(path: Path) -> Sweep:
         told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         raise DataError(f"{path}: {where}: {told}; give the file of a sweep, or a run") from None
     for trial in sweep.trials:
+        refuse_link(sweep.run(trial).path)
         refuse_links(sweep.run(trial).path)
+    _make_runs(sweep)
     return sweep
 
 

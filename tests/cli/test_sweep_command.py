@@ -9,6 +9,7 @@ import torch
 
 from command import Command
 from flashtrader.models.weights import load_tensors
+from flashtrader.registry import list_runs
 from flashtrader.training.sweep import begin_sweep
 from panels import random_bars
 from place import Place
@@ -86,13 +87,40 @@ def test_what_can_t_be_swept_is_refused_before_anything_is_made(place: Place, va
     assert not (place.root / "runs").exists()
 
 
-def test_a_link_in_a_run_of_a_sweep_is_refused_as_in_any_other(place: Place, tmp_path: Path) -> None:
-    link = tmp_path / "evil-001" / "checkpoints"
-    link.parent.mkdir()
-    link.symlink_to(tmp_path)
-    (tmp_path / "x.json").write_text('{"trials": [{"run": "evil-001", "values": {}}]}')
-    line = place.fails(2, "train", "--resume", tmp_path / "x.json")
-    assert line == f"{link}: a link, which can lead out of the run; put a copy in its place"
+def test_a_sweep_file_leads_through_no_link(place: Place, tmp_path: Path) -> None:
+    sweep = begin_sweep(place.config, [], ["model.width=8,16"], tmp_path / "runs")
+    first, second = (sweep.run(trial).path for trial in sweep.trials)
+    (second / "checkpoints").symlink_to(tmp_path)
+    line = place.fails(2, "train", "--resume", sweep.path)
+    assert line == f"{second / 'checkpoints'}: a link, which can lead out of the run; put a copy in its place"
+    first.rename(tmp_path / "mine")
+    first.symlink_to(tmp_path / "mine")
+    line = place.fails(2, "train", "--resume", sweep.path)
+    assert line == f"{first}: a link, which is followed only where you name the run itself; name it, or move it here"
+    assert place("train", "--resume", first)["steps"] == 4
+
+
+def test_a_sweep_that_is_killed_as_it_is_made_leaves_no_run_or_all(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> None:
+        begin_sweep(place.config, [], ["model.width=8,16"], tmp_path / "runs")
+
+    def kill(*_: object) -> None:
+        raise ZeroDivisionError
+
+    for killed_in in ("flashtrader.training.sweep.write_json", "flashtrader.run.Run.write_config"):
+        with monkeypatch.context() as patch:
+            patch.setattr(killed_in, kill)
+            with pytest.raises(ZeroDivisionError):
+                begin()
+        assert list_runs(tmp_path / "runs") == []
+    (file,) = (tmp_path / "runs").glob("*.json")
+    resumed = place("train", "--resume", file)["runs"]
+    assert sorted((run["values"]["model.width"], run["status"]) for run in resumed) == [
+        ("16", "trained"),
+        ("8", "trained"),
+    ]
 
 
 def test_lists_are_values_too(place: Place, tmp_path: Path) -> None:
