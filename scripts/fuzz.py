@@ -544,7 +544,8 @@ def fuzz_exchange(chance: random.Random, place: Place) -> None:
         value = str(nasty(chance)).encode("ascii", "replace").replace(b"\n", b"").replace(b"\x00", b"")
         headers = {chance.choice(("Retry-After", "Date", "X-Bapi-Limit-Reset-Timestamp", "X")).encode(): value}
         status = chance.choice((200,) * 12 + (404, 429, 500))
-        return httpx.Response(status, content=content, headers={**headers, b"X-Bapi-Limit-Status": b"0"})
+        stream = httpx.ByteStream(content)
+        return httpx.Response(status, stream=stream, headers={**headers, b"X-Bapi-Limit-Status": b"0"})
 
     source = kind(base_url="http://127.0.0.1:9", limiter=RateLimiter(1_000_000, 1.0, clock=clock, sleep=clock.sleep))
     source._client._client = httpx.Client(base_url="http://exchange", transport=httpx.MockTransport(handler))

@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -27,6 +28,10 @@ TIMEOUT_S = 20.0
 FIRST_BACKOFF_S = 0.5
 # Longer than this is for the user to wait, not for the program.
 LONGEST_WAIT_S = 60.0
+# Who asks for more, in however many digits, is asked again tomorrow.
+_LONGEST_ASKED_WAIT_S = 86_400.0
+# Of an answer, unpacked: ten times the longest page of bars.
+_MOST_BYTES = 2**24
 _WHOLE_ANSWER_TIMEOUTS = 3
 _ABANDONED_WITHIN_S = 0.2
 
@@ -95,6 +100,18 @@ class RateLimiter:
         self._idle.release()
 
 
+class _Reply(NamedTuple):
+    """A whole answer, unpacked."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace").strip()
+
+
 class Answer(NamedTuple):
     """A decoded JSON answer."""
 
@@ -108,7 +125,7 @@ class HttpClient:
 
     Proxies come from the environment, except for loopback addresses. `refusal` says what HTTP 403 means here.
     timeout_s: the longest silence; a whole answer may take three times as long, however it trickles in.
-    Raises ConfigError when `base_url` is not an http(s) URL.
+    Raises ConfigError when `base_url` is not an http(s) URL, or the environment's proxy or certificates can't be used.
     """
 
     def __init__(
@@ -124,14 +141,20 @@ class HttpClient:
         self._limiter = limiter
         self._refusal = refusal
         self._timeout_s = timeout_s
-        self._client = httpx.Client(
-            base_url=url,
-            headers=headers,
-            timeout=timeout_s,
-            trust_env=not is_loopback(url.host),
-            # Without TLS there is nothing to verify, and the certificates take a tenth of a second to load.
-            verify=url.scheme == "https",
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=url,
+                headers={"Accept-Encoding": "gzip", **(headers or {})},
+                timeout=timeout_s,
+                trust_env=not is_loopback(url.host),
+                # Without TLS there is nothing to verify, and the certificates take a tenth of a second to load.
+                verify=url.scheme == "https",
+            )
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                f"the environment's proxy or certificates can't be used ({error}); "
+                "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+            ) from None
         finalize(self, self._client.close)
 
     def abandon(self) -> None:
@@ -158,10 +181,10 @@ class HttpClient:
             backoff_s = FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             asked_wait_s = 0.0
             try:
-                response = self._send(path, params, where)
-                asked_wait_s = _asked_wait_s(response.headers)
+                reply = self._send(path, params, where)
+                asked_wait_s = _asked_wait_s(reply.headers)
                 self._limiter.pause(min(asked_wait_s, LONGEST_WAIT_S))
-                return read(self._decode(response, where, statuses))
+                return read(self._decode(reply, where, statuses))
             except TransientError as error:
                 if asked_wait_s > LONGEST_WAIT_S:
                     raise SourceError(
@@ -175,7 +198,7 @@ class HttpClient:
                     self._limiter.sleep(backoff_s)
         raise AssertionError("the last attempt returns or raises")
 
-    def _send(self, path: str, params: Mapping[str, str | int], where: str) -> httpx.Response:
+    def _send(self, path: str, params: Mapping[str, str | int], where: str) -> _Reply:
         try:
             with self._limiter:
                 return self._awaited(path, params, where)
@@ -185,60 +208,82 @@ class HttpClient:
             ) from None
         except httpx.ProxyError as error:
             raise TransientError(f"{where}: the proxy failed ({error}); check HTTP_PROXY and HTTPS_PROXY") from None
-        except httpx.ConnectError as error:
+        # Python tells of a host or a port that none can have in its own way.
+        except (httpx.ConnectError, OverflowError, UnicodeError) as error:
             raise TransientError(
                 f"{where}: unreachable ({error}); check the network, the proxy settings and --base-url"
             ) from None
-        except httpx.RequestError as error:
+        except (httpx.RequestError, zlib.error) as error:
             raise TransientError(
                 f"{where}: the connection broke before the whole answer was there ({error}); fetch again"
             ) from None
 
-    def _awaited(self, path: str, params: Mapping[str, str | int], where: str) -> httpx.Response:
-        """Return the response, or raise SourceError once abandoned: nothing wakes a thread that waits for a server.
+    def _awaited(self, path: str, params: Mapping[str, str | int], where: str) -> _Reply:
+        """Return the answer, or raise SourceError once abandoned: nothing wakes a thread that waits for a server.
 
         httpx limits each silence, not their sum: a server that trickles would hold the thread for ever.
         """
-        response: Future[httpx.Response] = Future()
+        reply: Future[_Reply] = Future()
 
         def ask() -> None:
             try:
-                response.set_result(self._client.get(path, params=params))
+                reply.set_result(self._whole(path, params, where))
             except Exception as error:
-                response.set_exception(error)
+                reply.set_exception(error)
 
         longest_s = _WHOLE_ANSWER_TIMEOUTS * self._timeout_s
         deadline_s = time.monotonic() + longest_s
         if not self._limiter.abandoned.is_set():
             threading.Thread(target=ask, name="http", daemon=True).start()
-        while not wait([response], _ABANDONED_WITHIN_S).done:
+        while not wait([reply], _ABANDONED_WITHIN_S).done:
             if self._limiter.abandoned.is_set():
                 raise SourceError(f"{where}: the fetch was stopped before the host answered; fetch again")
             if time.monotonic() > deadline_s:
                 raise TransientError(
                     f"{where}: no whole answer within {longest_s:g} s; the network is slow, fetch again"
                 )
-        return response.result()
+        return reply.result()
 
-    def _decode(self, response: httpx.Response, where: str, statuses: tuple[int, ...]) -> Answer:
-        if response.status_code not in statuses:
-            self._refuse(response, where)
+    def _whole(self, path: str, params: Mapping[str, str | int], where: str) -> _Reply:
+        """Return the answer, or raise SourceError for one that is too long before it fills the memory.
+
+        httpx would unpack whatever comes, to any size, and as many times over as the server says it is packed.
+        """
+        came = bytearray()
+        with self._client.stream("GET", path, params=params) as response:
+            for piece in response.iter_raw():
+                came += piece
+                if len(came) > _MOST_BYTES:
+                    break
+        body = bytes(came)
+        if response.headers.get("Content-Encoding", "").lower() == "gzip":
+            body = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, _MOST_BYTES + 1)
+        if len(body) > _MOST_BYTES:
+            raise SourceError(
+                f"{where}: more than {_MOST_BYTES:,} bytes came, as no answer of this API has; "
+                "check the proxy settings and --base-url"
+            )
+        return _Reply(response.status_code, body, response.headers)
+
+    def _decode(self, reply: _Reply, where: str, statuses: tuple[int, ...]) -> Answer:
+        if reply.status not in statuses:
+            self._refuse(reply, where)
         try:
-            return Answer(response.status_code, json.loads(response.content), response.headers)
+            return Answer(reply.status, json.loads(reply.body), reply.headers)
         except (ValueError, RecursionError):
-            text = response.text.strip()
+            text = reply.text
         if text.startswith("<"):
             raise TransientError(
                 f"{where}: a web page came instead of data{_quoted(text)}; a proxy or login page in between? "
                 "Check the proxy settings and --base-url"
             )
         raise TransientError(
-            f"{where}: the answer is cut off or not JSON ({len(response.content)} bytes{_quoted(text)}); fetch again"
+            f"{where}: the answer is cut off or not JSON ({len(reply.body)} bytes{_quoted(text)}); fetch again"
         )
 
-    def _refuse(self, response: httpx.Response, where: str) -> NoReturn:
-        what = f"{where}: HTTP {response.status_code}{_quoted(response.text)}"
-        match response.status_code:
+    def _refuse(self, reply: _Reply, where: str) -> NoReturn:
+        what = f"{where}: HTTP {reply.status}{_quoted(reply.text)}"
+        match reply.status:
             case 429:
                 raise RateLimitedError(f"{what}: too many requests; wait a few minutes and fetch again")
             case 403:
@@ -261,14 +306,14 @@ def server_time_ms(headers: Mapping[str, str]) -> int | None:
 def _asked_wait_s(headers: Mapping[str, str]) -> float:
     """Return how long the server asks to send nothing: Retry-After, or Bybit's limit when it is used up."""
     now_ms = server_time_ms(headers) or round(time.time() * 1000)
+    wait_s = 0.0
     with suppress(OverflowError, ValueError):
         if after := headers.get("Retry-After"):
-            if after.isdigit():
-                return float(after)
-            return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - now_ms / 1000)
-        if headers.get("X-Bapi-Limit-Status") == "0":
-            return max(0.0, (int(headers.get("X-Bapi-Limit-Reset-Timestamp", "0")) - now_ms) / 1000)
-    return 0.0
+            on_date = not after.isdigit()
+            wait_s = email.utils.parsedate_to_datetime(after).timestamp() - now_ms / 1000 if on_date else float(after)
+        elif headers.get("X-Bapi-Limit-Status") == "0":
+            wait_s = (int(headers.get("X-Bapi-Limit-Reset-Timestamp", "0")) - now_ms) / 1000
+    return min(max(0.0, wait_s), _LONGEST_ASKED_WAIT_S)
 
 
 def _quoted(text: str, length: int = 80) -> str:

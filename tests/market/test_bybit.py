@@ -35,6 +35,7 @@ from flashtrader.interval import Interval
 from flashtrader.market.http import RateLimiter
 from flashtrader.market.sources import Page, Span, bybit
 from flashtrader.market.sources.bybit import BybitSource
+from flashtrader.market.spans import iso_time
 
 HOUR = Interval.parse("60")
 HOUR_MS = HOUR.milliseconds
@@ -183,8 +184,12 @@ def test_the_spot_market_is_another_source(history, limiter):
         spot = source_of(server, limiter, category="spot")
         assert (spot.name, source_of(server, limiter).name) == ("bybit-spot", "bybit")
         pd.testing.assert_frame_equal(joined(whole_history(spot)), history.iloc[:-1])
-        with pytest.raises(UnknownSymbolError, match="not listed in category linear"):
+        with pytest.raises(UnknownSymbolError) as caught:
             source_of(server, limiter).history("BTCUSDT", HOUR)
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60 (linear): retCode 10001 'Not supported symbols': BTCUSDT is not listed in "
+            "category linear; check the spelling (upper case, such as BTCUSDT) and the category"
+        )
 
 
 @pytest.mark.parametrize("fault", [duplicated_rows, reordered_rows], ids=["duplicated", "reordered"])
@@ -218,8 +223,12 @@ def test_a_clock_that_is_off_does_not_close_an_open_bar(history, limiter, hours_
         pages = list(source.pages("BTCUSDT", HOUR, Span(now_ms // HOUR_MS * HOUR_MS - 5 * HOUR_MS, now_ms + HOUR_MS)))
         pd.testing.assert_frame_equal(joined(pages), history.iloc[-6:-1].reset_index(drop=True))
         server.fail(off, times=5)
-        with pytest.raises(SourceError, match=r"the answer's time .* and its Date .* differ"):
+        with pytest.raises(SourceError) as caught:
             source.history("BTCUSDT", HOUR)
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60 (linear): the answer's time {iso_time(now_ms + hours_off * HOUR_MS)} and its "
+            f"Date {iso_time(now_ms)} differ, so open bars can't be told; fetch again (asked 5 times)"
+        )
 
 
 def test_bars_that_the_exchange_lacks_are_answered(history, limiter):
@@ -309,6 +318,27 @@ FIVE_TIMES = "(asked 5 times)"
             SourceError,
             f"retCode 5004 'Server Timeout': server time-out; fetch again later {FIVE_TIMES}",
         ),
+        (
+            ret_code(10000, "Server Timeout", {}),
+            SourceError,
+            f"retCode 10000 'Server Timeout': server time-out; fetch again later {FIVE_TIMES}",
+        ),
+        (
+            ret_code(10002, "Request not within recv window", {}),
+            SourceError,
+            f"retCode 10002 'Request not within recv window': clocks differ; fetch again later {FIVE_TIMES}",
+        ),
+        (
+            http_error(429, body=b"slow down"),
+            SourceError,
+            f"HTTP 429 'slow down': too many requests; wait a few minutes and fetch again {FIVE_TIMES}",
+        ),
+        (
+            html,
+            SourceError,
+            "a web page came instead of data 'Sign in Welcome to the hotel network'; a proxy or login page in between? "
+            f"Check the proxy settings and --base-url {FIVE_TIMES}",
+        ),
         (ret_code(0, ""), SourceError, f"retCode 0, but no list of bars in the answer; fetch again {FIVE_TIMES}"),
         (
             http_error(403, body=b"access too frequent"),
@@ -337,6 +367,11 @@ FIVE_TIMES = "(asked 5 times)"
             changed_rows(lambda rows: [["1000", *rows[0][1:]]]),
             SourceError,
             f"bars came that open outside the time asked for; fetch again {FIVE_TIMES}",
+        ),
+        (
+            changed_rows(lambda rows: [["1e300", *rows[0][1:]]]),
+            SourceError,
+            f"a bar's time is none; fetch again {FIVE_TIMES}",
         ),
         (
             lambda _: json_reply({"code": 7}),

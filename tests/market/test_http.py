@@ -1,7 +1,7 @@
 """One polite client: its limit holds, it asks again where that helps, and every cause has its own line."""
 
 import errno
-import re
+import gzip
 import socket
 import threading
 import time
@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange_server import Fault, ReplayServer, broken_off, cut_json, html, http_error, json_reply, reset, trickling
+from exchange_server import (
+    Fault,
+    ReplayServer,
+    Reply,
+    broken_off,
+    cut_json,
+    html,
+    http_error,
+    json_reply,
+    reset,
+    trickling,
+)
 from exchange_server import slow as slow_by
 from flashtrader.errors import ConfigError, SourceError
 from flashtrader.market import http
@@ -111,12 +122,15 @@ def test_a_trickle_ends(limiter, monkeypatch):
         server.fail(trickling(0.1))
         assert ask(HttpClient(server.url, limiter, REFUSAL, timeout_s=0.2)) == 42
         server.fail(trickling(0.1), times=2)
-        with pytest.raises(SourceError, match=r"no whole answer within 0\.6 s; the network is slow, fetch again"):
+        with pytest.raises(SourceError) as caught:
             ask(HttpClient(server.url, limiter, REFUSAL, timeout_s=0.2))
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60: no whole answer within 0.6 s; the network is slow, fetch again (asked 2 times)"
+        )
 
 
 def test_backoff_doubles_within_its_jitter(limiter, fake_time):
-    with pytest.raises(SourceError, match="unreachable"):
+    with pytest.raises(SourceError):
         ask(HttpClient(unreachable_url(), limiter, REFUSAL))
     for attempt, slept in enumerate(fake_time.slept):
         assert 0.5 <= slept / (http.FIRST_BACKOFF_S * 2**attempt) <= 1.5
@@ -128,50 +142,80 @@ def test_backoff_doubles_within_its_jitter(limiter, fake_time):
         (
             slow_by(0.4),
             5,
-            "no answer within 0.1 s; the host is slow or a firewall drops the request (asked 5 times)",
+            "BTCUSDT 60: no answer within 0.1 s; the host is slow or a firewall drops the request (asked 5 times)",
         ),
         (
             http_error(429, body=b"Edge: Too Many Requests"),
             5,
-            "HTTP 429 'Edge: Too Many Requests': too many requests; wait a few minutes and fetch again (asked 5 times)",
+            "BTCUSDT 60: HTTP 429 'Edge: Too Many Requests': too many requests; wait a few minutes and fetch again "
+            "(asked 5 times)",
         ),
         (
             http_error(429, {"Retry-After": "3600"}),
             1,
-            "HTTP 429: too many requests; wait a few minutes and fetch again; "
+            "BTCUSDT 60: HTTP 429: too many requests; wait a few minutes and fetch again; "
             "it asks for 3600 s without requests, fetch again after that",
+        ),
+        (
+            http_error(503, {"Retry-After": "9" * 400}),
+            1,
+            "BTCUSDT 60: HTTP 503: the server failed; fetch again later; "
+            "it asks for 86400 s without requests, fetch again after that",
         ),
         (
             http_error(403, body=b"<html><body><h1>access too frequent</h1></body></html>"),
             1,
-            "HTTP 403 'access too frequent': refused here; ask elsewhere",
+            "BTCUSDT 60: HTTP 403 'access too frequent': refused here; ask elsewhere",
         ),
-        (http_error(503), 5, "HTTP 503: the server failed; fetch again later (asked 5 times)"),
+        (http_error(503), 5, "BTCUSDT 60: HTTP 503: the server failed; fetch again later (asked 5 times)"),
         (
             http_error(404, body=b"404 page not found"),
             1,
-            "HTTP 404 '404 page not found': not an answer that this API gives; check --base-url",
+            "BTCUSDT 60: HTTP 404 '404 page not found': not an answer that this API gives; check --base-url",
         ),
-        (http_error(302, {"Location": "/"}), 1, "HTTP 302: not an answer that this API gives; check --base-url"),
+        (
+            http_error(302, {"Location": "/"}),
+            1,
+            "BTCUSDT 60: HTTP 302: not an answer that this API gives; check --base-url",
+        ),
         (
             html,
             5,
-            "a web page came instead of data 'Sign in Welcome to the hotel network'; a proxy or login page in between? "
-            "Check the proxy settings and --base-url (asked 5 times)",
+            "BTCUSDT 60: a web page came instead of data 'Sign in Welcome to the hotel network'; "
+            "a proxy or login page in between? Check the proxy settings and --base-url (asked 5 times)",
         ),
         (
             cut_json,
             5,
-            "the answer is cut off or not JSON (6 bytes '{\"answ'); fetch again (asked 5 times)",
+            "BTCUSDT 60: the answer is cut off or not JSON (6 bytes '{\"answ'); fetch again (asked 5 times)",
         ),
         (
             broken_off,
             5,
-            "the connection broke before the whole answer was there (peer closed connection without sending complete "
-            "message body (received 6 bytes, expected 13)); fetch again (asked 5 times)",
+            "BTCUSDT 60: the connection broke before the whole answer was there (peer closed connection without "
+            "sending complete message body (received 6 bytes, expected 13)); fetch again (asked 5 times)",
+        ),
+        (
+            http_error(200, {"Content-Encoding": "gzip"}, b'{"answer": 42}'),
+            5,
+            "BTCUSDT 60: the connection broke before the whole answer was there (Error -3 while decompressing data: "
+            "incorrect header check); fetch again (asked 5 times)",
         ),
     ],
-    ids=["time-out", "429", "429-long", "403", "503", "404", "302", "html", "cut", "broken-off"],
+    ids=[
+        "time-out",
+        "429",
+        "429-long",
+        "for-ever",
+        "403",
+        "503",
+        "404",
+        "302",
+        "html",
+        "cut",
+        "broken-off",
+        "not-packed",
+    ],
 )
 def test_every_cause_has_its_own_line(limiter, fault: Fault, requests: int, message: str):
     with ReplayServer(GOOD) as server:
@@ -179,15 +223,49 @@ def test_every_cause_has_its_own_line(limiter, fault: Fault, requests: int, mess
         with pytest.raises(SourceError) as caught:
             ask(HttpClient(server.url, limiter, REFUSAL, timeout_s=0.1))
         assert type(caught.value) is SourceError
-        assert str(caught.value) == f"{server.host}: BTCUSDT 60: {message}"
+        assert str(caught.value) == f"{server.host}: {message}"
         assert len(server.requests) == requests
 
 
 def test_a_reset_connection(limiter):
     with ReplayServer(GOOD) as server:
         server.fail(reset, times=5)
-        with pytest.raises(SourceError, match=re.escape(f"{server.host}: BTCUSDT 60: the connection broke before ")):
+        with pytest.raises(SourceError) as caught:
             ask(HttpClient(server.url, limiter, REFUSAL))
+        assert str(caught.value) in {
+            f"{server.host}: BTCUSDT 60: the connection broke before the whole answer was there ({reason}); "
+            "fetch again (asked 5 times)"
+            for reason in (
+                "Server disconnected without sending a response.",
+                f"[Errno {errno.ECONNRESET}] Connection reset by peer",
+            )
+        }
+
+
+def test_a_packed_answer_is_unpacked(limiter):
+    with ReplayServer(Reply(gzip.compress(GOOD.body), headers={"Content-Encoding": "gzip"})) as server:
+        assert ask(HttpClient(server.url, limiter, REFUSAL)) == 42
+        assert server.requests[0].headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        http_error(200, {"Content-Length": str(2**40)}, b" " * 2**25),
+        http_error(200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 2**26)),
+    ],
+    ids=["endless", "bomb"],
+)
+def test_what_would_fill_the_memory_is_left_at_once(limiter, fault):
+    with ReplayServer(GOOD) as server:
+        server.fail(fault)
+        with pytest.raises(SourceError) as caught:
+            ask(HttpClient(server.url, limiter, REFUSAL))
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60: more than 16,777,216 bytes came, as no answer of this API has; "
+            "check the proxy settings and --base-url"
+        )
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("fault", [http_error(500), http_error(429), html, cut_json, broken_off, reset])
@@ -265,8 +343,11 @@ def test_an_abandoned_request_is_not_asked_again(limiter):
     abandoned.set()
     with ReplayServer(GOOD) as server:
         server.fail(http_error(500), times=5)
-        with pytest.raises(SourceError, match=r"asked 1 time\)"):
+        with pytest.raises(SourceError) as caught:
             HttpClient(server.url, limiter, REFUSAL).get("/", {}, "BTCUSDT 60", id, abandoned=abandoned)
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60: HTTP 500: the server failed; fetch again later (asked 1 time)"
+        )
         assert len(server.requests) == 1
 
 
@@ -279,11 +360,13 @@ def test_an_abandoned_client_waits_for_nothing(fault):
         client = HttpClient(server.url, limiter, REFUSAL)
         threading.Timer(0.1, client.abandon).start()
         began_s = time.monotonic()
-        with pytest.raises(SourceError, match="the fetch was stopped"):
-            ask(client)
-        assert time.monotonic() - began_s < 2.0
-        with pytest.raises(SourceError, match="the fetch was stopped"):
-            ask(client)
+        for _ in range(2):
+            with pytest.raises(SourceError) as caught:
+                ask(client)
+            assert str(caught.value) == (
+                f"{server.host}: BTCUSDT 60: the fetch was stopped before the host answered; fetch again"
+            )
+            assert time.monotonic() - began_s < 2.0
         assert len(server.requests) == 1
 
 
@@ -300,6 +383,40 @@ def test_other_hosts_are_asked_through_the_proxy_of_the_environment(limiter, mon
         monkeypatch.setenv("HTTP_PROXY", server.url)
         assert ask(HttpClient("http://exchange.invalid", limiter, REFUSAL)) == 42
         assert server.requests[0].headers["host"] == "exchange.invalid"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ALL_PROXY", "gopher://proxy", "Unknown scheme for proxy URL URL('gopher://proxy')"),
+        ("HTTPS_PROXY", "http://proxy:port", "Invalid port: 'port'"),
+        ("SSL_CERT_FILE", "/nowhere.pem", f"[Errno {errno.ENOENT}] No such file or directory"),
+    ],
+)
+def test_an_environment_that_no_request_can_be_sent_from(limiter, monkeypatch, variable, value, reason):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        HttpClient("https://exchange.invalid", limiter, REFUSAL)
+    assert str(caught.value) == (
+        f"the environment's proxy or certificates can't be used ({reason}); "
+        "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://a..b", "encoding with 'idna' codec failed (UnicodeError: label empty or too long)"),
+        (f"http://127.0.0.1:{10**20}", "Python int too large to convert to C long"),
+    ],
+)
+def test_a_host_or_port_that_none_can_have(limiter, url, reason):
+    with pytest.raises(SourceError) as caught:
+        ask(HttpClient(url, limiter, REFUSAL))
+    assert str(caught.value) == (
+        f"{url.removeprefix('http://')}: BTCUSDT 60: unreachable ({reason}); "
+        "check the network, the proxy settings and --base-url (asked 5 times)"
+    )
 
 
 @pytest.mark.parametrize("url", ["api.bybit.com", "ftp://api.bybit.com", "http://", "https://[::1", "localhost:8000"])

@@ -273,7 +273,7 @@ def test_intervals_that_yahoo_lacks(limiter, code):
             "D",
             chart_error("Not Found", "No data found, symbol may be delisted", 404),
             UnknownSymbolError,
-            "HTTP 404 Not Found 'No data found, symbol may be delisted': Yahoo does not list APPL; "
+            "APPL D: HTTP 404 Not Found 'No data found, symbol may be delisted': Yahoo does not list APPL; "
             "look it up on finance.yahoo.com",
         ),
         (
@@ -285,54 +285,61 @@ def test_intervals_that_yahoo_lacks(limiter, code):
                 422,
             ),
             SourceError,
-            "HTTP 422 Unprocessable Entity '1m data not available for startTime=1577836800 and endTime=1578009600. "
-            "The requested range must be within the last 30 days.': Yahoo keeps bars of interval 1 for 29 days; "
-            "give a later --start, or a longer --interval",
+            "APPL 1: HTTP 422 Unprocessable Entity '1m data not available for startTime=1577836800 and "
+            "endTime=1578009600. The requested range must be within the last 30 days.': "
+            "Yahoo keeps bars of interval 1 for 29 days; give a later --start, or a longer --interval",
         ),
         (
             "D",
             chart_error("Too Many Requests", "Rate limited", 200),
             SourceError,
-            "HTTP 200 Too Many Requests 'Rate limited': too many requests; wait a few minutes and fetch again "
+            "APPL D: HTTP 200 Too Many Requests 'Rate limited': too many requests; wait a few minutes and fetch again "
             "(asked 5 times)",
         ),
         (
             "D",
             http_error(429, body=b"Edge: Too Many Requests")(Reply()),
             SourceError,
-            "HTTP 429 'Edge: Too Many Requests': too many requests; wait a few minutes and fetch again (asked 5 times)",
+            "APPL D: HTTP 429 'Edge: Too Many Requests': too many requests; wait a few minutes and fetch again "
+            "(asked 5 times)",
         ),
         (
             "D",
             http_error(403)(Reply()),
             SourceError,
-            "HTTP 403: Yahoo blocks some regions and data centres; fetch from another network, or later",
+            "APPL D: HTTP 403: Yahoo blocks some regions and data centres; fetch from another network, or later",
         ),
         (
             "D",
             chart_error("Bad Request", "Invalid input - start date cannot be after end date", 400),
             SourceError,
-            "HTTP 400 Bad Request 'Invalid input - start date cannot be after end date': Yahoo refuses the request; "
-            "try another --start or --interval",
+            "APPL D: HTTP 400 Bad Request 'Invalid input - start date cannot be after end date': "
+            "Yahoo refuses the request; try another --start or --interval",
+        ),
+        (
+            "D",
+            chart_error("internal-error", "Unable to serve", 200),
+            SourceError,
+            "APPL D: HTTP 200 internal-error 'Unable to serve': the server failed; fetch again later (asked 5 times)",
         ),
         (
             "D",
             json_reply({"finance": {"error": {"code": "Unauthorized"}}}),
             SourceError,
-            "the answer is not a Yahoo chart; check --base-url (asked 5 times)",
+            "APPL D: the answer is not a Yahoo chart; check --base-url (asked 5 times)",
         ),
         (
             "D",
             json_reply({"chart": {"result": [{"meta": {}, "timestamp": [1, 2]}], "error": None}}),
             SourceError,
-            "the chart lacks what every chart has (KeyError: 'indicators'); fetch again (asked 5 times)",
+            "APPL D: the chart lacks what every chart has (KeyError: 'indicators'); fetch again (asked 5 times)",
         ),
         (
             "D",
             html(Reply()),
             SourceError,
-            "a web page came instead of data 'Sign in Welcome to the hotel network'; a proxy or login page in between? "
-            "Check the proxy settings and --base-url (asked 5 times)",
+            "APPL D: a web page came instead of data 'Sign in Welcome to the hotel network'; "
+            "a proxy or login page in between? Check the proxy settings and --base-url (asked 5 times)",
         ),
     ],
 )
@@ -340,7 +347,7 @@ def test_every_error_has_its_own_line(limiter, code, reply, error, message):
     with ReplayServer(reply) as server, pytest.raises(SourceError) as caught:
         YahooSource(server.url, limiter=limiter).history("APPL", Interval.parse(code))
     assert type(caught.value) is error
-    assert str(caught.value) == f"{server.host}: APPL {code}: {message}"
+    assert str(caught.value) == f"{server.host}: {message}"
 
 
 def test_a_span_without_any_bar_is_answered(limiter):

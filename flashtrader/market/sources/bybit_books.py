@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
 from flashtrader.errors import ConfigError, SourceError, UnknownSymbolError
 from flashtrader.market.http import TIMEOUT_S, Answer, HttpClient, RateLimiter, TransientError, is_loopback
@@ -51,26 +52,27 @@ class BybitBooks:
     def connect(self) -> Iterator["BookStream"]:
         """Yield a new connection. Raises BrokenStreamError, SourceError, and ConfigError for a URL that is none."""
         base_url = (self._base_url or STREAM_URL).rstrip("/")
-        scheme, _, host = base_url.partition("://")
-        if scheme not in ("ws", "wss") or not host:
-            raise ConfigError(f"--base-url {base_url}: write it as wss://host or ws://host:port")
+        url = f"{base_url}/v5/public/{self._category}"
+        host = base_url.partition("://")[2]
+        try:
+            # The environment's proxies are not for loopback.
+            proxy: Literal[True] | None = None if is_loopback(parse_uri(url).host) else True
+        except (InvalidURI, ValueError):
+            raise ConfigError(f"--base-url {base_url}: write it as wss://host or ws://host:port") from None
         with ExitStack() as stack:
             try:
-                # The environment's proxies are not for loopback; the exchange has pings of its own.
-                proxy: Literal[True] | None = None if is_loopback(host.rsplit(":", 1)[0]) else True
-                url = f"{base_url}/v5/public/{self._category}"
+                # The exchange has pings of its own.
                 client = connect(
                     url, proxy=proxy, open_timeout=TIMEOUT_S, close_timeout=1.0, ping_interval=None, max_size=2**24
                 )
                 connection = stack.enter_context(client)
-            except InvalidURI:
-                raise ConfigError(f"--base-url {base_url}: write it as wss://host or ws://host:port") from None
             except InvalidStatus as error:
                 status = error.response.status_code
                 if status == 403:
                     raise SourceError(f"{host}: HTTP 403: {REFUSAL}") from None
                 raise BrokenStreamError(f"{host}: HTTP {status} instead of a stream; check --base-url") from None
-            except (OSError, WebSocketException) as error:
+            # The last two tell of a proxy that can't be used, or of a host that none can be called.
+            except (OSError, WebSocketException, ImportError, ValueError) as error:
                 raise BrokenStreamError(
                     f"{host}: unreachable ({error}); check the network, the proxy settings and --base-url"
                 ) from None

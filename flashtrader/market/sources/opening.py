@@ -14,14 +14,13 @@ def open_source(data: DataConfig, path: Path | None = None, base_url: str | None
     path: of the files, for the source `file`. base_url: another host that speaks the API of Bybit or Yahoo.
     Raises ConfigError for what does not belong to the source, and for files without a path.
     """
-    for option, given, owners in (
+    _check_owners(
+        data,
         ("--path", path is not None, ("file",)),
         ("--base-url", base_url is not None, ("bybit", "yahoo")),
         ("--noise-only", data.noise_only, ("simulated",)),
         ("--category spot", data.category == "spot", ("bybit",)),
-    ):
-        if given and data.source not in owners:
-            raise ConfigError(f"{option} goes with --source {' or '.join(owners)}, not {data.source}")
+    )
     match data.source:
         case "bybit":
             from flashtrader.market.sources.bybit import BybitSource
@@ -47,20 +46,25 @@ def open_funding(data: DataConfig, path: Path | None = None, base_url: str | Non
     """Return where the funding of `data` comes from. Raises ConfigError for what does not belong to the source."""
     if data.category == "spot":
         raise ConfigError("--kind funding is of perpetuals; --category spot has none")
-    match data.source:
-        case "bybit" if path is None:
-            from flashtrader.market.sources.bybit_funding import BybitFunding
+    _check_owners(
+        data,
+        ("--kind funding", True, ("bybit", "file")),
+        ("--path", path is not None, ("file",)),
+        ("--base-url", base_url is not None, ("bybit",)),
+    )
+    if data.source == "bybit":
+        from flashtrader.market.sources.bybit_funding import BybitFunding
 
-            return BybitFunding(base_url)
-        case "file" if base_url is None:
-            from flashtrader.market.sources.funding_files import FundingFile
+        return BybitFunding(base_url)
+    from flashtrader.market.sources.funding_files import FundingFile
 
-            if path is None:
-                raise ConfigError("--source file needs --path: one file of settlements")
-            return FundingFile(path)
-        case "bybit":
-            raise ConfigError("--path goes with --source file, not bybit")
-        case "file":
-            raise ConfigError("--base-url goes with --source bybit, not file")
-        case other:
-            raise ConfigError(f"--kind funding goes with --source bybit or file, not {other}")
+    if path is None:
+        raise ConfigError("--source file needs --path: one file of settlements")
+    return FundingFile(path)
+
+
+def _check_owners(data: DataConfig, *options: tuple[str, bool, tuple[str, ...]]) -> None:
+    """Raise ConfigError for an option that is given and is of other sources; each: its name, given, its sources."""
+    for option, given, owners in options:
+        if given and data.source not in owners:
+            raise ConfigError(f"{option} goes with --source {' or '.join(owners)}, not {data.source}")
