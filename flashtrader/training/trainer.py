@@ -139,10 +139,10 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise DivergedError(self._diverged(starts))
+                raise DivergedError(self._diverged("loss", starts))
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
         if not math.isfinite(norm.item()):
-            raise DivergedError(self._diverged(starts))
+            raise DivergedError(self._diverged("gradient", starts))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
@@ -220,12 +220,12 @@ class Trainer:
             return "early"
         return None
 
-    def _diverged(self, starts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+    def _diverged(self, what: str, starts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
         first, last = (iso_time(int(self.data.panel.timestamps[start])) for start in (starts.min(), starts.max()))
         return (
-            f"{self.run.path}: the loss is not a number any more at step {self.progress.step + 1} (segments that begin "
-            f"from {first} to {last}); lower training.learning_rate or training.clip_norm, or look at those bars; "
-            f"{self._kept}"
+            f"{self.run.path}: the {what} is not a number any more at step {self.progress.step + 1} (segments that "
+            f"begin from {first} to {last}); lower training.learning_rate or training.clip_norm, or look at those "
+            f"bars; {self._kept}"
         )
 
     @property

@@ -13,7 +13,7 @@ from experiments import store_two_markets, tiny, watch_nothing
 from flashtrader.config import (
     SplitConfig,
 )
-from flashtrader.errors import ConfigError, DataError, TrainingError
+from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
@@ -132,20 +132,6 @@ def test_training_stops_early_when_nothing_improves(data_dir: Path, tmp_path: Pa
     assert summary.steps == summary.best_step + 2
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step_and_the_bars(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverge(self: Trainer, *_: object) -> torch.Tensor:
-        loss = sum(weight.sum() for weight in self.model.parameters())
-        return loss * (torch.nan if self.progress.step == 5 else 1.0)
-
-    monkeypatch.setattr(Trainer, "_loss", diverge)
-    message = r"not a number any more at step 6 \(.* from 1970-01-.*lower training\.learning_rate.*of step 4 are kept"
-    with pytest.raises(TrainingError, match=message):
-        train_model(tiny(), data_dir, tmp_path, watch_nothing)
-    assert weights(Run(tmp_path / "tiny-001"), "best")
-
-
 def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     """An outage ends just before validation begins, and the warm-up after it is as long as validation."""
     for seed, symbol in enumerate(("AAA", "BBB")):
@@ -154,8 +140,13 @@ def test_a_validation_part_without_a_forecast_is_refused_before_anything_is_made
         store_bars(tmp_path / "data", symbol, bars[(hours < 380) | (hours >= 400)].reset_index(drop=True))
     split = SplitConfig(validation="1970-01-17T16:00", test="1970-01-18T16:00")
     settings = tiny(warmup_bars=30).model_copy(update={"split": split})
-    with pytest.raises(ConfigError, match=r"^split\.validation: none of the 21 validation bars .* 30 warm-up bars"):
+    with pytest.raises(ConfigError) as refused:
         train_model(settings, tmp_path / "data", tmp_path / "runs", watch_nothing)
+    assert str(refused.value) == (
+        "split.validation: none of the 21 validation bars has both a forecast and a known target (a history begins "
+        "anew after an outage, with 30 warm-up bars); move the boundary, lower training.warmup_bars, or raise "
+        "panel.max_gap_bars"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -174,8 +165,12 @@ def test_resuming_on_other_bars_is_refused_and_on_newer_ones_is_not(data_dir: Pa
         store_bars(tmp_path / "longer", symbol, random_bars(700, seed))
         store_bars(tmp_path / "other", symbol, random_bars(600, seed + 7))
     assert resume_training(tiny(), tmp_path / "longer", run, watch_nothing).stopped == "completed"
-    with pytest.raises(DataError, match="the stored bars of AAA, BBB are not those that this run was trained on"):
+    with pytest.raises(DataError) as refused:
         resume_training(tiny(), tmp_path / "other", run, watch_nothing)
+    assert str(refused.value) == (
+        f"{run.path}: the stored bars of AAA, BBB are not those that this run was trained on; train a new run, or "
+        "bring the old bars back"
+    )
 
 
 def test_only_the_length_of_a_training_may_change_on_resuming(data_dir: Path, tmp_path: Path) -> None:
@@ -210,8 +205,11 @@ def test_tensorboard_gets_the_same_numbers(data_dir: Path, tmp_path: Path) -> No
 
 def test_missing_tensorboard_is_a_config_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"training\.tensorboard: not installed; pip install"):
+    with pytest.raises(ConfigError) as refused:
         train_model(tiny(tensorboard=True), data_dir, tmp_path / "runs", watch_nothing)
+    assert str(refused.value) == (
+        "training.tensorboard: not installed; pip install 'flashtrader[tracking]', or set it to false"
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -69,8 +69,11 @@ def test_a_plain_model_makes_a_run_like_any_other(data_dir: Path, tmp_path: Path
     assert row["validation_loss"] == summary.validation_loss
     assert math.isnan(summary.validation_skill) == (family in ("persistence", "drift"))
     load_plain(run.checkpoints / "best.safetensors", family, settings)
-    with pytest.raises(ConfigError, match=f"{family} is fitted at once and has nothing to go on with"):
+    with pytest.raises(ConfigError) as refused:
         resume_training(settings, data_dir, run, watch_nothing)
+    assert str(refused.value) == (
+        f"{run.path}: {family} is fitted at once and has nothing to go on with; train a new run with --config"
+    )
 
 
 def test_the_validation_score_is_that_of_the_forecasts(data_dir: Path, tmp_path: Path) -> None:
@@ -123,8 +126,13 @@ def test_training_bars_that_are_all_warm_up_are_one_clear_error(
     data_dir: Path, tmp_path: Path, family: PlainFamily
 ) -> None:
     """The validation rows would have a forecast: of a model that was fitted to nothing."""
-    with pytest.raises(ConfigError, match="none of the 357 training bars has both a forecast and a known target"):
+    with pytest.raises(ConfigError) as refused:
         train_model(experiment(family, segment_bars=600, warmup_bars=400), data_dir, tmp_path, watch_nothing)
+    assert str(refused.value) == (
+        "split.validation: none of the 357 training bars has both a forecast and a known target (a history begins anew "
+        "after an outage, with 400 warm-up bars); move the boundary, lower training.warmup_bars, or raise "
+        "panel.max_gap_bars"
+    )
     assert not list(tmp_path.iterdir())
 
 
