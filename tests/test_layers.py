@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flashtrader"
 TOP_DOWN = [
     "arrays",
+    "compiled",
     "errors",
     "files",
     "interval",
@@ -34,6 +35,7 @@ TOP_DOWN = [
 ]
 TORCH_FREE = {
     "arrays",
+    "compiled",
     "errors",
     "files",
     "interval",

@@ -8,11 +8,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
 from flashtrader.backtest.significance import tapered_autocovariances
+from flashtrader.compiled import compiled
 
 NUM_HISTORIES = 2_000
 _TAIL = 0.025
@@ -79,7 +79,7 @@ def interval95(drawn: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _draw(
     sums_SK: Floats,
     mean_block_bars: float,

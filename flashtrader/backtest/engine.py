@@ -27,6 +27,7 @@ from numba.core.types import NamedTuple as NamedTupleType
 from numpy.typing import ArrayLike
 
 from flashtrader.arrays import Floats
+from flashtrader.compiled import compiled
 from flashtrader.errors import DataError
 
 
@@ -169,7 +170,7 @@ def _worst(value_A: Floats, last_price_A: Floats, low_A: Floats, high_A: Floats)
     return worth, gross
 
 
-@njit((_TA, _TA, *[_GIVEN_TA] * 5, _RULES, _OUTPUTS), cache=True, error_model="numpy")
+@compiled((_TA, _TA, *[_GIVEN_TA] * 5, _RULES, _OUTPUTS), error_model="numpy")
 def _trade(
     prices_TA: Floats,
     weights_TA: Floats,

@@ -6,13 +6,13 @@ A value depends on no later one, to the last bit.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
+from flashtrader.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def rolling_mean(values: Floats, starts: NDArray[np.int64], unknown: int, window: int) -> Floats:
     """Return the mean of the last `window` values.
 
@@ -39,7 +39,7 @@ def rolling_mean(values: Floats, starts: NDArray[np.int64], unknown: int, window
     return means
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def wilder_mean(values: Floats, starts: NDArray[np.int64], unknown: int, window: int) -> Floats:
     """Return Wilder's smoothed mean: the mean of the first `window` values, then mean += (value − mean) / window.
 
