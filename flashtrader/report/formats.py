@@ -44,13 +44,5 @@ def plain(value: float) -> str:
     return _typeset(f"{value:,.6g}")
 
 
-def money(value: float) -> str:
-    """Return an amount on an axis in few characters: 100k, 1.25M."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return plain(value / size) + unit
-    return plain(value)
-
-
 def _typeset(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")

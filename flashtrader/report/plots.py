@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import DAILY, AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,20 +22,14 @@ from flashtrader.files import replacing
 from flashtrader.interval import DAY_MS
 from flashtrader.report.formats import fixed, plain
 from flashtrader.report.metric_names import SKILL_LABELS
-from flashtrader.report.summaries import (
-    Timestamps,
-)
+from flashtrader.report.summaries import Timestamps
 from flashtrader.report.thinning import thin
 
 BLUE, ORANGE, VERMILION, GREEN, GREY = "#0072b2", "#e69f00", "#d55e00", "#009e73", "#7a7a7a"
 INK, RULE = "#1f2328", "#e4e6e9"
-_REFERENCE_COLOURS = (GREY, ORANGE, GREEN, "#cc79a7", VERMILION, "#56b4e9")
-_LOSS_GAIN = LinearSegmentedColormap.from_list("loss_gain", [VERMILION, "#f3c6a5", "#f5f6f7", "#a9cfe6", BLUE])
 
 WIDTH_INCHES = 6.5
 PIXELS_PER_INCH = 200
-_NUM_COLUMNS = 600  # of the positions' picture
-_LOG_SCALE_FROM = 3.0  # highest over lowest equity: below it a log scale looks the same and reads worse
 
 STYLE = mpl.rc_context(
     {
