@@ -13,9 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flashtrader.config import Experiment, PlainFamily, load_config, to_yaml
-from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import read_json, read_json_lines, write_json, write_text
-from flashtrader.manifest import Manifest, read_manifest
+from flashtrader.errors import ConfigError, DataError, TrainingError
+from flashtrader.files import read_json_lines, write_json, write_text
+from flashtrader.manifest import Manifest, read_manifest, read_recorded
 
 _RESULTS = (
     *("forecasts.parquet", "latest*.parquet", "live.parquet", "plain/*.parquet"),
@@ -54,13 +54,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """The manifest as it is written, for who adds to it or shows it; `read_manifest` checks it."""
         self._require_beginning()
-        try:
-            manifest = read_json(self.path / "manifest.json")
-        except DataError as error:
-            raise DataError(f"{error}; restore it from a copy, or train the run again") from None
-        if not isinstance(manifest, dict):
-            raise DataError(f"{self.path / 'manifest.json'}: damaged, no JSON object; train the run again")
-        return manifest
+        return read_recorded(self.path / "manifest.json")
 
     def read_manifest(self) -> Manifest:
         """Return what the manifest tells, checked. Raises DataError when nothing was trained here, or for damage."""
@@ -72,14 +66,14 @@ class Run:
         """Be the only process that trains the run or writes results into it; its members are runs of their own.
 
         The system takes the lock back from a process that dies. Where this one may write nothing, there is nothing to
-        lock. Raises DataError when another process is still there after a while.
+        lock. Raises TrainingError when another process is still there after a while.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=_PATIENCE_SECONDS)
         try:
             lock.acquire()
         except Timeout:
-            raise DataError(
+            raise TrainingError(
                 f"{self.path}: another process trains this run or writes results into it; wait for its end, or stop "
                 "it, and give the command again"
             ) from None

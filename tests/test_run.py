@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flashtrader.config import DataConfig, Experiment
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.run import Run, create_run, find_run
 
 EXPERIMENT = Experiment(name="hourly", data=DataConfig(symbols=("BTCUSDT",)))
@@ -97,7 +97,7 @@ def test_one_process_at_a_time_is_in_a_run_and_a_dead_one_is_in_none(
         other.stdout.readline()
         with monkeypatch.context() as patch:
             patch.setattr("flashtrader.run._PATIENCE_SECONDS", 0.1)
-            with pytest.raises(DataError) as refused, run.alone():
+            with pytest.raises(TrainingError) as refused, run.alone():
                 pass
         assert str(refused.value) == (
             f"{run.path}: another process trains this run or writes results into it; wait for its end, or stop it, and "

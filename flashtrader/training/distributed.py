@@ -33,7 +33,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flashtrader.config import TrainingConfig
-from flashtrader.errors import ConfigError, DataError, FlashtraderError, TrainingError
+from flashtrader.errors import (
+    BackendError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    FlashtraderError,
+    TrainingError,
+    is_out_of_memory,
+)
 from flashtrader.launch import num_processes, rank, was_launched
 from flashtrader.models.cache import KeyValueCache
 from flashtrader.models.decoder import Decoder
@@ -47,6 +55,9 @@ _PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may be fitting plain models; one that died is noticed at once."""
 
 _LOOK_SECONDS = 0.05
+
+_LASTING = (ConfigError, DataError, BackendError, DivergedError)
+"""What a training meets again when its processes are started again."""
 
 
 @dataclass(frozen=True)
@@ -294,30 +305,57 @@ class _Crossing(torch.autograd.Function):
 def join(config: TrainingConfig) -> Iterator[Team]:
     """Make the processes that torchrun started a team, and yield it; without torchrun, this process alone.
 
-    Raises ConfigError where so many can't share what the config describes, TrainingError when one of them is lost.
+    Raises ConfigError where so many can't share what the config describes, TrainingError when one of them is lost. What
+    ends one start of a launch and would end the next is raised at once where torchrun starts the processes again.
     """
     if not was_launched():
         yield team()
         return
+    launch: Store | None = None
     try:
-        token = _joined.set(_assemble(config))
+        launch = _launch()
+        _refuse_again(launch)
+        token = _joined.set(_assemble(config, launch))
         try:
             yield team()
         finally:
             _joined.reset(token)
+    except _LASTING as refusal:
+        if launch is not None:
+            kind = next(index for index, each in enumerate(_LASTING) if isinstance(refusal, each))
+            launch.set("refused", f"{kind} {refusal}")
+        raise
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not _is_of_a_group(error):
             raise
         raise TrainingError(
-            "another process of this training was lost; torchrun --max-restarts goes on from the last checkpoint by "
-            "itself, and so does: flashtrader train --resume"
+            f"the processes can't go on together: {str(error).splitlines()[0]}; where one of them was lost, torchrun "
+            "--max-restarts goes on from the last checkpoint by itself, and so does: flashtrader train --resume RUN"
         ) from error
     if dist.is_initialized():
         dist.destroy_process_group()  # not after an error, when the others can't be waited for
 
 
-def _assemble(config: TrainingConfig) -> Team:
-    launch, size = _launch(), num_processes()
+def _refuse_again(launch: Store | None) -> None:
+    """Raise what ended this launch's processes before they were started again, if that would end them again."""
+    if launch is not None and launch.check(["refused"]):
+        kind, _, words = launch.get("refused").decode().partition(" ")
+        raise _LASTING[int(kind)](words)
+
+
+def _is_of_a_group(error: RuntimeError) -> bool:
+    """Return whether an error may be one of a process group.
+
+    gloo, within a call or a backward pass, raises RuntimeError itself, as does any operation of PyTorch that can't be
+    done; of these, only those for want of memory can be told apart.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and num_processes() > 1 and not is_out_of_memory(error)
+
+
+def _assemble(config: TrainingConfig, launch: Store | None) -> Team:
+    size = num_processes()
     if size == 1:
         return Team(launch=launch)
     if rank() > 0:

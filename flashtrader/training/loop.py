@@ -103,7 +103,7 @@ def resume_training(
     The experiment is the run's own, but for when training stops and what it reports. Bars fetched since are left out.
     A run that was killed before its first checkpoint begins at step 0. Of several models, those that are trained stay
     as they are. Raises ConfigError for any other change, DataError when the bars that the run was trained on have
-    changed, or another process is at work in the run.
+    changed, TrainingError when another process is at work in the run.
     """
     with _alone(run):
         check_same_experiment(run, experiment)

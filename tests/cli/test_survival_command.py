@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from command import Command
-from flashtrader.errors import DataError
+from flashtrader.errors import TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.forecasting import forecast
 from flashtrader.run import Run
@@ -197,7 +197,7 @@ def test_a_run_belongs_to_its_training_from_its_beginning_to_its_end(
     refused = []
 
     def look() -> None:
-        with pytest.raises(DataError, match="another process trains this run"), Run(place.run).alone():
+        with pytest.raises(TrainingError, match="another process trains this run"), Run(place.run).alone():
             pass
         refused.append(True)
 

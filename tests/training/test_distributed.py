@@ -24,7 +24,7 @@ from flashtrader.config import (
     TrainingConfig,
     to_yaml,
 )
-from flashtrader.errors import ConfigError, DataError
+from flashtrader.errors import ConfigError, DataError, DivergedError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
@@ -162,6 +162,38 @@ def talk() -> None:
 
 def test_processes_agree_and_notice_where_their_bars_differ() -> None:
     assert in_processes(2, talk) == [None] * 2
+
+
+def lose_one() -> None:
+    with join(TrainingConfig(distributed="ddp", device="cpu")) as together:
+        if together.rank == 1:
+            raise RuntimeError("can't allocate memory")
+        together.largest(0)
+
+
+def test_a_lost_process_is_told_from_one_that_has_no_memory() -> None:
+    left, lost = in_processes(2, lose_one)
+    assert type(left) is TrainingError
+    assert str(left).startswith("the processes can't go on together: ")
+    assert str(left).endswith(
+        "; where one of them was lost, torchrun --max-restarts goes on from the last checkpoint by itself, and so "
+        "does: flashtrader train --resume RUN"
+    )
+    assert (type(lost), str(lost)) == (RuntimeError, "can't allocate memory")
+
+
+def begin_again() -> str:
+    """Be refused, and be started again by the same launch."""
+    config = TrainingConfig(distributed="ddp", device="cpu")
+    with pytest.raises(DivergedError), join(config):
+        raise DivergedError("the loss is not a number")
+    with pytest.raises(DivergedError) as again, join(config):
+        pass
+    return str(again.value)
+
+
+def test_what_no_restart_can_mend_is_not_tried_again() -> None:
+    assert in_processes(2, begin_again) == ["the loss is not a number"] * 2
 
 
 def test_each_process_has_a_stream_of_random_numbers_of_its_own_at_each_step() -> None:
