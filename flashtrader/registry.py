@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from flashtrader.config import Experiment, validate
+from flashtrader.config import Experiment, first_problem, validate
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json
 from flashtrader.manifest import Manifest, Text, read_manifest
@@ -184,12 +184,11 @@ def _read(kind: type[_Kind], path: Path) -> _Kind | None:
         return None
     try:
         return kind.model_validate(read_json(path))
+    except DataError as error:
+        reason = str(error)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "all of it"
-        raise DataError(
-            f"{path}: {where}: {first['msg'].lower()}; make it again with `flashtrader {path.stem}`"
-        ) from None
+        reason = f"{path}: {first_problem(error)}"
+    raise DataError(f"{reason}; make it again with `flashtrader {path.stem}`")
 
 
 def _written(path: Path) -> datetime:

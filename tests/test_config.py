@@ -1,4 +1,3 @@
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +57,9 @@ def test_a_date_may_be_written_without_hyphens(tmp_path: Path) -> None:
 def test_a_number_is_no_date(tmp_path: Path, number: str) -> None:
     """Read as seconds since 1970, `start: 2024` would be the whole history, and nobody would know."""
     for override in (f"data.start={number}", f"data.end={number}", f"split.test={number}"):
-        assert "is not a date such as 2024-01-31" in refusal(tmp_path, SMALLEST, override)
+        key = override.partition("=")[0]
+        told = f"{key}: {number!r} is not a date such as 2024-01-31 or 2024-01-31T12:00"
+        assert refusal(tmp_path, SMALLEST, override).endswith(told)  # a fraction below 1 would do, too
 
 
 def test_values_are_coerced_by_annotation(tmp_path: Path) -> None:
@@ -124,7 +125,10 @@ def test_a_walk_forward_steps_by_its_test_unless_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"split": {"walk_forward": {"train": 1, "test": 1}}}, "split.walk_forward.validation: missing"),
+        (
+            {"split": {"walk_forward": {"train": 1, "test": 1}}},
+            "split.walk_forward.validation: missing; it has no default",
+        ),
         (
             {"split": {"walk_forward": WALK | {"step": 31}}},
             "split.walk_forward: step (31) is longer than test (30): the bars between would have no forecast",
@@ -135,7 +139,7 @@ def test_a_walk_forward_steps_by_its_test_unless_told(tmp_path: Path) -> None:
         ),
         (
             {"split": {"train": "2024-02-01", "validation": "2024-01-01", "test": "2024-03-01"}},
-            "split: train must begin",
+            "split: train must begin before validation",
         ),
         ({"training": {"seeds": [1, 1]}}, "training.seeds: 1 is listed twice"),
         ({"training": {"seeds": [-1]}}, "training.seeds.0: input should be greater than or equal to 0"),
@@ -145,12 +149,13 @@ def test_a_walk_forward_steps_by_its_test_unless_told(tmp_path: Path) -> None:
                 "model": {"family": "candles"},
                 "panel": {"target": {"kind": "next_candle"}},
             },
-            "split.walk_forward: of several models, forecasts of returns and weights are stitched and averaged",
+            "split.walk_forward: of several models, forecasts of returns and weights are stitched and averaged; what "
+            "family candles answers is neither; leave it out",
         ),
     ],
 )
 def test_what_can_t_be_walked_or_averaged_is_one_line(tmp_path: Path, more: dict[str, object], message: str) -> None:
-    assert refusal(tmp_path, SMALLEST | more).startswith(message)
+    assert refusal(tmp_path, SMALLEST | more) == message
 
 
 def test_a_plain_model_has_no_seeds(tmp_path: Path) -> None:
@@ -173,8 +178,6 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
     for settings, context, warmup in (("64", 64, 50), ("16", 16, 16), ("null", 100, 50)):
         experiment = load_config(path, [f"model.context_bars={settings}", "training.segment_bars=100"])
         assert (experiment.context_bars, experiment.warmup_bars) == (context, warmup)
-    with pytest.raises(ConfigError, match=r"yaml: model\.context_bars \(200\) is longer than training\.segment_bars"):
-        load_config(path, ["model.context_bars=200", "training.segment_bars=100"])
 
 
 @pytest.mark.parametrize(
@@ -184,10 +187,17 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
         (SMALLEST | {"modle": {}}, "modle: unknown key; the nearest is model"),
         ({}, "data: missing; it has no default"),
         ({"data": {}}, "data.symbols: missing; it has no default"),
-        ({"data": {"symbols": []}}, "data.symbols: tuple should have at least 1 item"),
+        ({"data": {"symbols": []}}, "data.symbols: tuple should have at least 1 item after validation, not 0"),
         ({"data": {"symbols": ["A", "A"]}}, "data.symbols: A is listed twice"),
-        ({"data": {"symbols": ["A"], "interval": "7"}}, "data.interval: input should be '1', '3', '5'"),
-        ({"data": {"symbols": ["A"], "start": "soon"}}, "data.start: 'soon' is not a date such as 2024-01-31"),
+        (
+            {"data": {"symbols": ["A"], "interval": "7"}},
+            "data.interval: input should be '1', '3', '5', '15', '30', '60', '120', '240', '360', '720', 'D', 'W' or "
+            "'M'",
+        ),
+        (
+            {"data": {"symbols": ["A"], "start": "soon"}},
+            "data.start: 'soon' is not a date such as 2024-01-31 or 2024-01-31T12:00",
+        ),
         (
             {"data": {"symbols": ["A"], "start": "2024-02-01", "end": "2024-01-01"}},
             "data: start 2024-02-01 00:00 is not before end 2024-01-01 00:00",
@@ -195,11 +205,11 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
         (SMALLEST | {"model": {"width": 30, "heads": 4}}, "model: heads (4) must divide width (30)"),
         (
             SMALLEST | {"model": {"width": 12, "heads": 4}},
-            "model: width / heads is 3, but rotary positions need an even",
+            "model: width / heads is 3, but rotary positions need an even number",
         ),
         (
             SMALLEST | {"split": {"validation": 0.6, "test": 0.4}},
-            "split: validation and test leave no bars for training",
+            "split: validation and test leave no bars for training: their sum must be below 1",
         ),
         (
             SMALLEST | {"split": {"test": "2024-01-01"}},
@@ -211,24 +221,35 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
         ),
         (
             SMALLEST | {"training": {"learning_rate": float("nan")}},
-            "training.learning_rate: input should be a finite",
+            "training.learning_rate: input should be a finite number",
         ),
-        (SMALLEST | {"policy": {"kind": "threshold", "scale": 1}}, "policy.scale: unknown key"),
+        (
+            SMALLEST | {"policy": {"kind": "threshold", "scale": 1}},
+            "policy.scale: unknown key; the nearest is policy.k",
+        ),
         ({"data": {"symbols": "BTCUSDT"}}, "data.symbols: expected a list, such as [BTCUSDT, ETHUSDT]"),
-        (SMALLEST | {"name": "my run"}, "name: use letters, digits, dots, dashes and underscores"),
-        (SMALLEST | {"policy": {"kind": "thresh"}}, "policy: input tag 'thresh' found using 'kind' does not match"),
-        ("data: [", "not valid YAML"),
+        (
+            SMALLEST | {"name": "my run"},
+            "name: use letters, digits, dots, dashes and underscores, with a letter or digit first",
+        ),
+        (
+            SMALLEST | {"policy": {"kind": "thresh"}},
+            "policy: input tag 'thresh' found using 'kind' does not match any of the expected tags: 'tanh', "
+            "'threshold', 'top_k', 'weights'",
+        ),
+        ({"data": 1}, "data: input should be a valid dictionary"),
+        ("data: [", "not valid YAML (line 1: expected the node content, but found '<stream end>')"),
         ("- 1", "expected sections such as `data:` and `model:`, found list"),
     ],
 )
 def test_a_wrong_config_is_one_line_that_names_the_key(tmp_path: Path, settings: object, message: str) -> None:
-    assert message in refusal(tmp_path, settings)
+    assert refusal(tmp_path, settings) == message
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
-    message = refusal(tmp_path, SMALLEST | {"model": {"widht": 1}, "split": {"tset": 0.1}})
-    assert "model.widht" in message
-    assert "split.tset" in message
+    assert refusal(tmp_path, SMALLEST | {"model": {"widht": 1}, "split": {"tset": 0.1}}) == (
+        "split.tset: unknown key; the nearest is split.test; model.widht: unknown key; the nearest is model.width"
+    )
 
 
 def test_choosing_another_policy_drops_the_keys_of_the_old_one(tmp_path: Path) -> None:
@@ -255,6 +276,30 @@ def test_an_override_counts_whatever_the_order_and_whether_the_kind_was_written(
              "training.labels=last"],
             "training.labels: sharpe is learned from bars in a row; take labels: all",
         ),
+        (["data.kind=books"], "data.kind: family returns reads bars, not books"),
+        (
+            ["model.family=orderbook", "panel.target.kind=direction", "training.loss=cross_entropy"],
+            "data.kind: family orderbook reads books, not bars",
+        ),
+        (
+            ["training.segment_bars=99", "training.distributed=ddp", "training.context_parallel=2"],
+            "training: segment_bars (99) must be a multiple of context_parallel (2)",
+        ),
+        (
+            ["training.segment_bars=512", "training.distributed=ddp", "training.context_parallel=4",
+             "model.context_bars=256"],
+            "training.context_parallel: of 4 processes each holds 128 bars of a segment, fewer than the 255 earlier "
+            "ones that a window of 256 sees; lower it or model.context_bars, or raise training.segment_bars",
+        ),
+        (
+            ["model.context_bars=200", "training.segment_bars=100"],
+            "model.context_bars (200) is longer than training.segment_bars (100): no bar of a segment would see all "
+            "of its context; lower the one or raise the other",
+        ),
+        (
+            ["model.attn_implementation=eager"],
+            "model: attn_implementation: only for backbone hf; backbone grid takes model.attention",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -266,19 +311,22 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, overrides: list[st
     [
         ("model.width", "--set model.width: write it as section.key=value"),
         ("data.symbols.x=1", "--set data.symbols.x=1: symbols is not a section"),
-        ("model.width=[", "--set model.width=[: not valid YAML (line 1: "),
+        (
+            "model.width=[",
+            "--set model.width=[: not valid YAML (line 1: expected the node content, but found '<stream end>')",
+        ),
         ("modle.width=1", "modle: unknown key; the nearest is model"),
     ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
-    path = write(tmp_path, SMALLEST)
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        load_config(path, [override])
+    assert refusal(tmp_path, SMALLEST, override) == message
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: can't be read \(No such file or directory\)"):
-        load_config(tmp_path / "none.yaml")
+    path = tmp_path / "none.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"{path}: can't be read (No such file or directory); give the path of a YAML file"
 
 
 def test_every_key_is_documented() -> None:

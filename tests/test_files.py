@@ -27,11 +27,13 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
 
 def test_damaged_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
-    with pytest.raises(DataError, match=r"file\.json: no such file"):
+    with pytest.raises(DataError) as refused:
         read_json(path)
+    assert str(refused.value) == f"{path}: no such file"
     path.write_text('{"a": ')
-    with pytest.raises(DataError, match=r"file\.json: damaged, not readable as JSON"):
+    with pytest.raises(DataError) as refused:
         read_json(path)
+    assert str(refused.value) == (f"{path}: damaged, not readable as JSON (Expecting value: line 1 column 7 (char 6))")
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -39,6 +41,18 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read_json_lines(path) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_json_lines(path) == [{"step": 1}, {"step": 2}]
-    path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl: damaged"):
+
+
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [
+        ("nonsense", "not readable as lines of JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("[2]", "a line is no JSON object"),
+    ],
+)
+def test_a_line_in_the_middle_that_is_none_is_damage(tmp_path: Path, line: str, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(DataError) as refused:
         read_json_lines(path)
+    assert str(refused.value) == f"{path}: damaged, {damage}; restore it from a copy, or delete it"

@@ -61,16 +61,39 @@ def test_a_run_that_is_a_link_is_followed_where_it_is_named(tmp_path: Path) -> N
 def test_a_manifest_that_is_no_object_is_named(tmp_path: Path) -> None:
     run = trained(tmp_path)
     (run.path / "manifest.json").write_text("[]")
-    with pytest.raises(DataError, match=r"manifest\.json: damaged, no JSON object"):
+    with pytest.raises(DataError) as refused:
         _ = run.manifest
+    assert str(refused.value) == f"{run.path}/manifest.json: damaged, no JSON object; train the run again"
 
 
 def test_a_missing_run_is_an_error_that_names_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no trained run in"):
+    with pytest.raises(ConfigError) as refused:
         find_run(tmp_path)
+    assert str(refused.value) == (
+        f"no trained run in {tmp_path}; make one with `flashtrader train --config …`, or give --run"
+    )
     trained(tmp_path)
-    with pytest.raises(ConfigError, match=r"no run 'huorly' here or in .*; the newest are hourly-001"):
+    with pytest.raises(ConfigError) as refused:
         find_run(tmp_path, "huorly")
+    assert str(refused.value) == f"no run 'huorly' here or in {tmp_path}; the newest are hourly-001"
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "A"])
+def test_a_member_stays_in_its_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError) as refused:
+        Run(tmp_path).member(name)
+    assert str(refused.value) == (
+        f"{tmp_path}/manifest.json: members: {name!r} names no model of a run; train it again"
+    )
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1.0}', '{"step": 1.5}', '{"step": 2, "loss": "low"}'])
+def test_metrics_that_are_none_name_their_line(tmp_path: Path, line: str) -> None:
+    run = Run(tmp_path)
+    run.metrics.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(DataError) as refused:
+        run.read_metrics()
+    assert str(refused.value) == f"{run.metrics}: line 2: not the numbers of a step; take the line out"
 
 
 def test_the_default_is_a_whole_run_and_never_one_of_its_members(tmp_path: Path) -> None:

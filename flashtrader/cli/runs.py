@@ -111,7 +111,7 @@ def compare(
     if len(names) < 2:
         raise ConfigError("name two runs or more: flashtrader runs compare RUN RUN")
     found = [_find(runs_dir, name) for name in names]
-    damaged = [f"{run.path}: {run.damage}" for run in found if run.damage]
+    damaged = [run.damage for run in found if run.damage]
     if damaged:
         raise DataError("; ".join(damaged))
     differences = {

@@ -13,7 +13,7 @@ from flashtrader.config.data import (
     PanelConfig,
 )
 from flashtrader.config.experiment import Experiment
-from flashtrader.config.loading import known_keys, load_config, to_yaml, validate
+from flashtrader.config.loading import first_problem, known_keys, load_config, to_yaml, validate
 from flashtrader.config.model import PLAIN_FAMILIES, ModelConfig, PlainFamily
 from flashtrader.config.section import Section, utc
 from flashtrader.config.split import SplitConfig, WalkForwardConfig
@@ -50,6 +50,7 @@ __all__ = [
     "TrainingConfig",
     "WalkForwardConfig",
     "WeightsPolicy",
+    "first_problem",
     "known_keys",
     "load_config",
     "to_yaml",

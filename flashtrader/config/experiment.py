@@ -67,8 +67,9 @@ class Experiment(Section):
             raise ValueError(f"panel.target.kind: family {family} learns {' or '.join(learned)}, not {target}")
         if loss not in learned[target]:
             raise ValueError(f"training.loss: {target} of family {family} takes {' or '.join(learned[target])}")
-        if (self.data.kind == "books") != (family == "orderbook"):
-            raise ValueError(f"data.kind: {self.data.kind} is not what family {family} reads")
+        kind = "books" if family == "orderbook" else "bars"
+        if self.data.kind != kind:
+            raise ValueError(f"data.kind: family {family} reads {kind}, not {self.data.kind}")
         if (self.policy.kind == "weights") != (loss == "sharpe"):
             raise ValueError("policy.kind: weights goes with training.loss: sharpe, and with nothing else")
         if loss == "sharpe" and self.training.labels == "last":

@@ -96,6 +96,12 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     settings[key] = value
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return where a file's content is first not as it should be, and what of it is not, on one line."""
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'all of it'}: {_words(problem)}"
+
+
 def _explain(problem: Any) -> str:
     unknown = problem["type"] == "extra_forbidden"  # what a person wrote, whatever it looks like
     last = len(problem["loc"]) - 1
@@ -114,7 +120,13 @@ def _explain(problem: Any) -> str:
         case "string_pattern_mismatch":
             return f"{path}: use letters, digits, dots, dashes and underscores, with a letter or digit first"
         case _:
-            return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+            return f"{path}: {_words(problem)}"
+
+
+def _words(problem: Any) -> str:
+    """Return pydantic's words about a problem, less the names of exceptions and classes."""
+    said = problem["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
+    return f"{said[0].lower()}{said[1:]}"
 
 
 _UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction", "float")

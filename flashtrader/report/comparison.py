@@ -102,15 +102,15 @@ def read_traded(run: Run) -> TradedRun:
     told_path, equity_path = run.path / "backtest.json", run.path / "equity.parquet"
     if not told_path.is_file() or not equity_path.is_file():
         raise DataError(f"{run.path}: no backtest to compare; make it with `flashtrader backtest --run {run.path}`")
-    told = read_json(told_path)
     try:
+        told = read_json(told_path)
         table = pd.read_parquet(equity_path)
         equity_T = table["equity"].to_numpy(np.float64)
         timestamps = pd.DatetimeIndex(table.index).as_unit("ms").asi8
         whole = isinstance(told["metrics"], dict) and isinstance(told["experiment"], dict)
         dated = "interval" in told["period"] and told["period"]["calendar"] in get_args(CalendarName)
         known = bool(told["verdict"]) and whole and dated and len(equity_T) > 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise DataError(f"{told_path}: not whole; make it again with `flashtrader backtest --run {run.path}`")

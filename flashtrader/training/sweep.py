@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flashtrader.config import Experiment, load_config
+from flashtrader.config import Experiment, first_problem, load_config
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
 from flashtrader.run import Run, refuse_link, refuse_links, reserve_run
@@ -96,10 +96,7 @@ def read_sweep(path: Path) -> Sweep:
     try:
         sweep = Sweep(path, _Recorded.model_validate(recorded).trials)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        raise DataError(f"{path}: {where}: {told}; give the file of a sweep, or a run") from None
+        raise DataError(f"{path}: {first_problem(error)}; give the file of a sweep, or a run") from None
     for trial in sweep.trials:
         refuse_link(sweep.run(trial).path)
         refuse_links(sweep.run(trial).path)

@@ -1,6 +1,6 @@
 """A directory with data, a config, and the commands at work in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +51,9 @@ class Place:
         assert "Traceback" not in outcome.err
         line = "".join(outcome.err.strip().splitlines()[-1:]).removeprefix("error: ")
         return outcome.exit_code, line.replace(str(self.run), "{run}").replace(str(self.root), "{root}")
+
+
+Spoil = Callable[[Place], object]
+"""What is done to a place before a command that then fails."""
+TRAIN = "train --config {root}/tiny.yaml"
+WEIGHTS = "backtest --weights {root}/w.csv --config {root}/tiny.yaml"

@@ -9,12 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from panels import random_bars, store_bars
-from place import Place
+from place import TRAIN, Place, Spoil
 
-TRAIN = "train --config {root}/tiny.yaml"
 BOOKS = "fetch --kind orderbook --symbols AAA --source file --path {root}/"
 BOOK = "timestamp,bid_price_1,bid_size_1,ask_price_1,ask_size_1\n"
-Spoil = Callable[[Place], object]
 
 
 def bars(count: int, *symbols: str, hours_later: int = 0) -> Spoil:

@@ -16,11 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from place import Place
-
-TRAIN = "train --config {root}/tiny.yaml"
-WEIGHTS = "backtest --weights {root}/w.csv --config {root}/tiny.yaml"
-Spoil = Callable[[Place], object]
+from place import TRAIN, WEIGHTS, Place, Spoil
 
 OPTIONS = [
     ("trian", 2, "No such command 'trian'. Did you mean 'train'?"),

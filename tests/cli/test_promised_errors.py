@@ -10,9 +10,7 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from place import Place
-
-TRAIN = "train --config {root}/tiny.yaml"
+from place import TRAIN, Place
 
 EMPTY = "an empty value; give one (is a variable of the shell not set?)"
 VALUES = [

@@ -11,20 +11,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from place import Place
+from place import TRAIN, WEIGHTS, Place, Spoil
 
-TRAIN = "train --config {root}/tiny.yaml"
-WEIGHTS = "backtest --weights {root}/w.csv --config {root}/tiny.yaml"
 RESUME = "train --resume tiny-001 --set training.max_steps=3"
 RESUME_SWEEP = "train --resume {root}/runs/s.json"
 BOOKS = "fetch --kind orderbook --symbols AAA"
 CONTEXT = "bench context --config {root}/tiny.yaml"
-Spoil = Callable[[Place], object]
 
 BENCH = [
     ("bench nothing", 2, "No such command 'nothing'."),
     ("bench memory none.yaml", 2, "none.yaml: can't be read (No such file or directory); give the path of a YAML file"),
     ("bench attention --lengths abc", 2, "--lengths abc: write whole numbers separated by commas"),
+    ("bench attention --lengths ,", 2, "--lengths ,: write whole numbers separated by commas"),
     ("bench attention --lengths 0", 2, "--lengths 0: a sequence has at least one token"),
     (
         "bench attention --lengths 64 --backends flsh",
@@ -50,6 +48,11 @@ SWEEPS = [
         TRAIN + " --sweep model.width=8 --sweep model.width=16",
         2,
         "--sweep model.width=16: give each key, and each of its values, once",
+    ),
+    (
+        TRAIN + " --sweep model.widht=8",
+        2,
+        "{root}/tiny.yaml: model.widht: unknown key; the nearest is model.width",
     ),
     (TRAIN + " --sweep model.heads=2,3", 2, "{root}/tiny.yaml: model: heads (3) must divide width (8)"),
     (
@@ -199,7 +202,7 @@ CONFIGS = [
     ("data.start=2024-02-01 data.end=2024-01-01", "data: start 2024-02-01 00:00 is not before end 2024-01-01 00:00"),
     ("panel.multiscale=[D]", "panel.multiscale: only family candles takes it, not returns"),
     ("a.b.c=1", "a: unknown key; the nearest is name"),
-    ("data=1", "data: input should be a valid dictionary or instance of DataConfig"),
+    ("data=1", "data: input should be a valid dictionary"),
 ]
 EXPERIMENTS = [
     ("--set nonsense", 2, "--set nonsense: write it as section.key=value"),
@@ -369,6 +372,13 @@ FILES = [
         RESUME_SWEEP,
         1,
         "{root}/runs/s.json: trials: field required; give the file of a sweep, or a run",
+    ),
+    (
+        into("runs/s.json", '{"trials":[]}'),
+        RESUME_SWEEP,
+        1,
+        "{root}/runs/s.json: trials: tuple should have at least 1 item after validation, not 0; give the file of a "
+        "sweep, or a run",
     ),
     (
         into("runs/s.json", '{"trials":[{"run":"../x","values":{}}]}'),

@@ -94,25 +94,59 @@ def test_a_backtest_of_anybodys_weights_is_listed_though_nothing_was_trained(
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "reason"),
+    ("file", "text", "damage"),
     [
-        ("manifest.json", "{", "manifest.json: damaged, not readable as JSON"),
-        ("manifest.json", "[" * 100_000, "manifest.json: damaged, not readable as JSON"),
-        ("manifest.json", '{"experiment": {"data": {}}}', "data.symbols: missing"),
-        ("backtest.json", "[]", "backtest.json: all of it"),
-        ("backtest.json", '{"verdict": "\\u001b[2J"}', "backtest.json: verdict: value error, holds characters"),
+        (
+            "manifest.json",
+            "{",
+            "damaged, not readable as JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char "
+            "1)); restore it from a copy, or train the run again",
+        ),
+        (
+            "manifest.json",
+            "[" * 100_000,
+            "damaged, not readable as JSON (maximum recursion depth exceeded while decoding a JSON array from a "
+            "unicode string); restore it from a copy, or train the run again",
+        ),
+        (
+            "manifest.json",
+            '{"experiment": {"data": {}}}',
+            "experiment: data.symbols: missing; it has no default; restore it from a copy, or train the run again",
+        ),
+        (
+            "backtest.json",
+            "{",
+            "damaged, not readable as JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char "
+            "1)); make it again with `flashtrader backtest`",
+        ),
+        (
+            "backtest.json",
+            "[]",
+            "all of it: input should be a valid dictionary; make it again with `flashtrader backtest`",
+        ),
+        (
+            "backtest.json",
+            '{"verdict": "\\u001b[2J"}',
+            "verdict: holds characters that can't be printed; make it again with `flashtrader backtest`",
+        ),
+        (
+            "verify.json",
+            '{"passed": true}',
+            "mode: field required; make it again with `flashtrader verify`",
+        ),
     ],
 )
 def test_a_damaged_run_is_listed_as_one(
-    runs_dir: Path, flashtrader: Command, file: str, text: str, reason: str
+    runs_dir: Path, flashtrader: Command, file: str, text: str, damage: str
 ) -> None:
-    (runs_dir / "hourly-001" / file).write_text(text)
-    outcome = flashtrader.succeeds("runs", "--runs-dir", runs_dir)
-    assert reason in outcome.out
+    path = runs_dir / "hourly-001" / file
+    path.write_text(text)
+    assert f"damaged: {path}: {damage}" in flashtrader.succeeds("runs", "--runs-dir", runs_dir).out
     listed = flashtrader.succeeds("runs", "--runs-dir", runs_dir, "--json").json["runs"]
     assert [run["status"] for run in listed] == ["damaged", "backtested", "trained"]
     assert "damaged" in flashtrader.succeeds("runs", "show", "hourly-001", "--runs-dir", runs_dir).out
-    assert reason in flashtrader.fails(1, "runs", "compare", "hourly-001", "hourly-002", "--runs-dir", runs_dir)
+    names = ("hourly-001", "hourly-002")
+    assert flashtrader.fails(1, "runs", "compare", *names, "--runs-dir", runs_dir) == f"{path}: {damage}"
 
 
 def test_the_best_comes_with_its_verdict_and_a_warning(runs_dir: Path, flashtrader: Command) -> None:
@@ -168,10 +202,9 @@ def test_compare_shows_what_differs_and_what_came_of_it(runs_dir: Path, flashtra
 
 
 def test_requests_that_make_no_sense(runs_dir: Path, tmp_path: Path, flashtrader: Command) -> None:
-    assert "two runs or more" in flashtrader.fails(2, "runs", "compare", "hourly-001", "--runs-dir", runs_dir)
-    assert "no run 'nope'" in flashtrader.fails(2, "runs", "show", "nope", "--runs-dir", runs_dir)
-    assert "has the figure sharpe" in flashtrader.fails(2, "runs", "best", "--runs-dir", tmp_path / "none")
-    assert "write options after the word" in flashtrader.fails(2, "runs", "--runs-dir", runs_dir, "best")
+    assert flashtrader.fails(2, "runs", "--runs-dir", runs_dir, "best") == (
+        "write options after the word: flashtrader runs best …"
+    )
     assert "no run in" in flashtrader.succeeds("runs", "--runs-dir", tmp_path / "none").out
 
 

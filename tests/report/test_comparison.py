@@ -101,34 +101,49 @@ def test_names_and_verdicts_are_escaped(tmp_path):
 @pytest.mark.parametrize(
     ("made", "error", "message"),
     [
-        ([{"name": "a"}], ConfigError, "give two runs or more"),
+        ([{"name": "a"}], ConfigError, "--compare: give two runs or more"),
         (
             [{"name": "a"}, {"name": "b", "first": 50}],
             DataError,
-            "no bar is common .* a 2022-01-01 00:00 to .*; b 2022",
+            "--compare: no bar is common to all of these runs: a 2022-01-01 00:00 to 2022-01-03 01:00; b 2022-01-03 "
+            "02:00 to 2022-01-05 03:00",
         ),
-        ([{"name": "a"}, {"name": "b", "interval": "D"}], ConfigError, "one interval only, not of 60 and D"),
+        (
+            [{"name": "a"}, {"name": "b", "interval": "D"}],
+            ConfigError,
+            "--compare: runs of one interval only, not of 60 and D",
+        ),
     ],
 )
 def test_what_can_not_be_compared_is_refused(tmp_path, made, error, message):
     runs = [read_traded(_run(tmp_path, equity=_walk(50, 0), **each)) for each in made]
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as refused:
         compare_runs(runs)
-    if len(runs) > 1:
-        with pytest.raises(ConfigError, match="a is there more than once"):
-            compare_runs([runs[0], runs[0]])
+    assert str(refused.value) == message
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    run = read_traded(_run(tmp_path, "a", equity=_walk(50, 0)))
+    with pytest.raises(ConfigError) as refused:
+        compare_runs([run, run])
+    assert str(refused.value) == "--compare: a is there more than once"
 
 
 def test_a_run_without_a_whole_backtest_is_refused(tmp_path):
     run = _run(tmp_path, "a", _walk(50, 0))
     written = (run.path / "backtest.json").read_text()
-    for told in ('{"metrics": {}}', written.replace("24/7", "%s")):
-        (run.path / "backtest.json").write_text(told)
-        with pytest.raises(DataError, match="not whole; make it again with `flashtrader backtest --run"):
+    path = run.path / "backtest.json"
+    for told in ("{", '{"metrics": {}}', written.replace("24/7", "%s")):
+        path.write_text(told)
+        with pytest.raises(DataError) as refused:
             read_traded(run)
-    (run.path / "backtest.json").unlink()
-    with pytest.raises(DataError, match="no backtest to compare; make it with `flashtrader backtest --run"):
+        assert str(refused.value) == f"{path}: not whole; make it again with `flashtrader backtest --run {run.path}`"
+    path.unlink()
+    with pytest.raises(DataError) as refused:
         read_traded(run)
+    assert str(refused.value) == (
+        f"{run.path}: no backtest to compare; make it with `flashtrader backtest --run {run.path}`"
+    )
 
 
 def test_few_common_bars_have_no_interval(tmp_path):
