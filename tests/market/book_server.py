@@ -178,10 +178,11 @@ class BookServer:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}"
+        return f"ws://{self.host}"
 
     def __enter__(self) -> Self:
         self._server = serve(self._talk, "127.0.0.1", 0, ping_interval=None, close_timeout=0.5)
+        self.host = f"127.0.0.1:{self._server.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         return self
