@@ -22,11 +22,15 @@ from experiments import tiny
 from flashtrader.config import (
     Experiment,
     TrainingConfig,
+    load_config,
     to_yaml,
 )
 from flashtrader.errors import ConfigError, DataError, DivergedError, TrainingError
 from flashtrader.files import read_json_lines
+from flashtrader.models.families import build_model
+from flashtrader.models.model import unit_scaler
 from flashtrader.models.weights import load_tensors
+from flashtrader.panel.loading import panel_shape
 from flashtrader.run import Run
 from flashtrader.training.distributed import Team, join, team
 from flashtrader.training.loop import resume_training, train_model
@@ -34,6 +38,8 @@ from panels import random_bars, store_bars
 from processes import in_processes
 
 pytestmark = pytest.mark.distributed
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke"
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +200,18 @@ def begin_again() -> str:
 
 def test_what_no_restart_can_mend_is_not_tried_again() -> None:
     assert in_processes(2, begin_again) == ["the loss is not a number"] * 2
+
+
+@pytest.mark.parametrize("name", ["candles", "hf", "orderbook", "portfolio", "portfolio-weights", "returns"])
+def test_every_weight_gets_a_gradient_as_ddp_waits_for_all(name: str) -> None:
+    if name == "hf":
+        pytest.importorskip("transformers")
+    described = load_config(SMOKE / f"{name}.yaml")
+    shape = panel_shape(described)
+    model = build_model(described, unit_scaler(shape)).train()
+    mask = torch.ones(1, 16, shape.entities, dtype=torch.bool)
+    model(torch.randn(*mask.shape, shape.features), mask).square().sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
 def test_each_process_has_a_stream_of_random_numbers_of_its_own_at_each_step() -> None:
