@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -19,9 +19,11 @@ from pydantic import (
     field_validator,
 )
 
-from flashtrader.config import Experiment, validate
+from flashtrader.config import Experiment, first_problem, validate
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json
+
+_AGAIN = "restore it from a copy, or train the run again"
 
 
 def _printable(text: str) -> str:
@@ -193,19 +195,24 @@ class Manifest(Machine):
         return self.device.endswith(" CPU")
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Return the manifest in a file. Raises DataError, on one line, for a file that is damaged or something else."""
+def read_recorded(path: Path) -> dict[str, Any]:
+    """Return what a manifest's file holds. Raises DataError for a file that is damaged or something else."""
     try:
         recorded = read_json(path)
-        if not isinstance(recorded, dict) or not isinstance(recorded.get("experiment"), dict):
-            raise DataError(f"{path}: not the manifest of a run, which holds an experiment")
-        return Manifest.model_validate(recorded | {"experiment": validate(recorded["experiment"], "experiment")})
     except DataError as error:
-        reason = str(error)
+        raise DataError(f"{error}; {_AGAIN}") from None
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("experiment"), dict):
+        raise DataError(f"{path}: not the manifest of a run, which holds an experiment; {_AGAIN}")
+    return recorded
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file. Raises DataError, on one line, for one in which anything that is read is wrong."""
+    recorded = read_recorded(path)
+    try:
+        return Manifest.model_validate(recorded | {"experiment": validate(recorded["experiment"], "experiment")})
     except ConfigError as error:
-        reason = f"{path}: {error}"
+        reason = str(error)
     except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
-        reason = f"{path}: {'.'.join(map(str, first['loc']))}: {said[0].lower()}{said[1:]}"
-    raise DataError(f"{reason}; restore it from a copy, or train the run again")
+        reason = first_problem(error)
+    raise DataError(f"{path}: {reason}; {_AGAIN}")

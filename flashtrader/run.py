@@ -143,7 +143,10 @@ class Run:
         Raises DataError for a name that is none, which could lead out of the run.
         """
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise DataError(f"{self.path / 'manifest.json'}: members: {name!r} names no model of a run; train it again")
+            raise DataError(
+                f"{self.path / 'manifest.json'}: members: {name!r} names no model of a run; restore it from a copy, or "
+                "train the run again"
+            )
         return Run(self.path / "members" / name)
 
     def plain_model(self, family: PlainFamily) -> Path:

@@ -63,7 +63,10 @@ def test_a_manifest_that_is_no_object_is_named(tmp_path: Path) -> None:
     (run.path / "manifest.json").write_text("[]")
     with pytest.raises(DataError) as refused:
         _ = run.manifest
-    assert str(refused.value) == f"{run.path}/manifest.json: damaged, no JSON object; train the run again"
+    assert str(refused.value) == (
+        f"{run.path}/manifest.json: not the manifest of a run, which holds an experiment; restore it from a copy, or "
+        "train the run again"
+    )
 
 
 def test_a_missing_run_is_an_error_that_names_those_that_exist(tmp_path: Path) -> None:
@@ -83,7 +86,8 @@ def test_a_member_stays_in_its_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as refused:
         Run(tmp_path).member(name)
     assert str(refused.value) == (
-        f"{tmp_path}/manifest.json: members: {name!r} names no model of a run; train it again"
+        f"{tmp_path}/manifest.json: members: {name!r} names no model of a run; restore it from a copy, or train the run "
+        "again"
     )
 
 
