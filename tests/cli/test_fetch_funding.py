@@ -58,10 +58,10 @@ def test_a_backtest_charges_what_was_fetched_and_refuses_what_was_not(place: Pla
     times = pd.to_datetime(BARS["timestamp"].iloc[10:20], unit="ms", utc=True)
     pd.DataFrame({"time": times, "BTCUSDT": 0.5}).to_csv(weights, index=False)
     backtest = ("backtest", "--weights", weights, "--config", place.config)
-    message = place.fails(1, *backtest)
-    assert "no funding from" in message
-    assert (
-        "get it with `flashtrader fetch --kind funding --source file --path FILE --symbols BTCUSDT --start" in message
+    assert place.fails(1, *backtest) == (
+        f"{place.root}/data/file/BTCUSDT/funding: no funding from 2023-11-15T11:00:00Z to 2023-11-27T11:00:00Z, which "
+        "the backtest covers; get it with `flashtrader fetch --kind funding --source file --path FILE --symbols "
+        "BTCUSDT --start 2023-11-15T11:00`, or set backtest.funding_rate to a number or null"
     )
 
     path = place.root / "BTCUSDT-funding.csv"
@@ -116,4 +116,6 @@ def test_funding_of_a_market_without_perpetuals_is_refused(place: Place) -> None
     pd.DataFrame({"time": ["2023-11-15T10:00Z"], "BTCUSDT": 0.5}).to_csv(weights, index=False)
     (place.root / "data" / "file").rename(place.root / "data" / "yahoo")
     backtest = ("backtest", "--weights", weights, "--config", place.config, "--set", "data.source=yahoo")
-    assert place.fails(2, *backtest).startswith("backtest.funding_rate: yahoo has no funding to be fetched")
+    assert place.fails(2, *backtest) == (
+        "backtest.funding_rate: yahoo has no funding to be fetched; set it to a number, or null for none"
+    )

@@ -417,6 +417,15 @@ def test_what_a_fetch_mends_while_the_repair_waits_for_it_is_left_alone(
     assert part.read_bytes() == mended
 
 
+def test_funding_that_is_gone_is_fetched_again(exchange: ExchangeServer, data_dir: Path) -> None:
+    path = data_dir / "bybit" / "BTCUSDT" / "funding" / "funding.parquet"
+    path.unlink()
+    assert problems(audit(data_dir, FUNDING)) == [
+        f"{path}: is gone; fetch it again with `flashtrader fetch --check --repair`"
+    ]
+    assert repair(data_dir, FUNDING, base_url=exchange.url) == Repair((), 12, ())
+
+
 def test_books_can_not_be_fetched_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashtrader.market.book_store.ROWS_PER_PART", 16)
     BookStore(data_dir).append(BOOK, a_book(100).iloc[70:100])

@@ -18,7 +18,6 @@ from flashtrader.market.books import (
 )
 
 START_MS = 1_700_000_000_000
-SECOND_ROW = "2023-11-14T22:13:20.250Z"
 
 
 def a_book(rows: int = 4, levels: int = 3) -> Books:
@@ -81,31 +80,61 @@ def put(row: int, **cells: float) -> Callable[[Books], Books]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "problem"),
     [
-        (put(1, ask_price_1=np.nan), f"snapshot {SECOND_ROW}: ask_price_1 nan says that there is no ask at all"),
-        (put(1, bid_price_1=np.nan), f"{SECOND_ROW}: bid_price_1 nan says that there is no bid at all"),
-        (put(1, bid_price_2=-1), f"{SECOND_ROW}: bid_price_2 -1 is no price"),
-        (put(1, ask_price_2=np.inf), f"{SECOND_ROW}: ask_price_2 inf is no price"),
-        (put(1, ask_size_3=0), f"{SECOND_ROW}: ask_size_3 0 is no size"),
-        (put(1, bid_size_1=np.nan), f"{SECOND_ROW}: bid_size_1 nan is no size"),
-        (put(1, bid_price_3=np.nan), f"{SECOND_ROW}: bid_size_3 1 is the size of a level without a price"),
-        (put(1, ask_price_2=np.nan, ask_size_2=0), f"{SECOND_ROW}: ask_price_2 nan is missing, but a worse level"),
-        (put(1, ask_price_2=103), f"{SECOND_ROW}: ask_price_3 103 is not above the level before it"),
-        (put(1, bid_price_2=100), f"{SECOND_ROW}: bid_price_2 100 is not below the level before it"),
-        (put(1, bid_price_1=101), f"{SECOND_ROW}: bid_price_1 101 is not below the best ask: the book is crossed"),
-        (put(1, bid_price_1=102), f"{SECOND_ROW}: bid_price_1 102 is not below the best ask: the book is crossed"),
-        (put(1, timestamp=START_MS), "2023-11-14T22:13:20.000Z is there twice"),
-        (put(2, timestamp=START_MS - 1), "2023-11-14T22:13:19.999Z is out of order"),
-        (lambda book: book.drop(columns="bid_size_2"), "no column bid_size_2"),
-        (lambda book: book[["timestamp"]], "no column ask_price_1, ask_size_1, bid_price_1, bid_size_1"),
-        (lambda book: book.assign(timestamp=book["timestamp"] / 1e3), "column timestamp holds float64"),
-        (lambda book: book.assign(ask_price_1="dear"), "column ask_price_1 holds something other than numbers"),
-        (lambda book: book.assign(gap_before=1), "column gap_before holds int64"),
+        (put(1, ask_price_1=np.nan), "ask_price_1 nan says that there is no ask at all"),
+        (put(1, bid_price_1=np.nan), "bid_price_1 nan says that there is no bid at all"),
+        (put(1, bid_price_2=-1), "bid_price_2 -1 is no price: it is above zero"),
+        (put(1, ask_price_2=np.inf), "ask_price_2 inf is no price: it is above zero"),
+        (put(1, ask_size_3=0), "ask_size_3 0 is no size: it is above zero"),
+        (put(1, bid_size_1=np.nan), "bid_size_1 nan is no size: it is above zero"),
+        (put(1, bid_price_3=np.nan), "bid_size_3 1 is the size of a level without a price; write 0"),
+        (put(1, ask_price_2=np.nan, ask_size_2=0), "ask_price_2 nan is missing, but a worse level is there"),
+        (put(1, ask_price_2=103), "ask_price_3 103 is not above the level before it"),
+        (put(1, bid_price_2=100), "bid_price_2 100 is not below the level before it"),
+        (put(1, bid_price_1=101), "bid_price_1 101 is not below the best ask: the book is crossed"),
+        (put(1, bid_price_1=102), "bid_price_1 102 is not below the best ask: the book is crossed"),
     ],
 )
-def test_the_first_offending_row_is_named(spoil: Callable[[Books], Books], words: str) -> None:
+def test_the_first_offending_row_is_named(spoil: Callable[[Books], Books], problem: str) -> None:
     with pytest.raises(DataError) as refused:
         validate_books(spoil(a_book()), "here")
-    assert str(refused.value).startswith("here: ")
-    assert words in str(refused.value)
+    assert str(refused.value) == (f"here: snapshot 2023-11-14T22:13:20.250Z: {problem}; correct or remove this row")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            put(1, timestamp=START_MS),
+            "here: snapshot 2023-11-14T22:13:20.000Z is there twice; correct or remove rows",
+        ),
+        (
+            put(2, timestamp=START_MS - 1),
+            "here: snapshot 2023-11-14T22:13:19.999Z is out of order: times must increase; correct or remove rows",
+        ),
+        (
+            lambda book: book.drop(columns="bid_size_2"),
+            "here: no column bid_size_2; a book has timestamp and, for each level i from 1, ask_price_i, ask_size_i, "
+            "bid_price_i, bid_size_i",
+        ),
+        (
+            lambda book: book[["timestamp"]],
+            "here: no column ask_price_1, ask_size_1, bid_price_1, bid_size_1; a book has timestamp and, for each "
+            "level i from 1, ask_price_i, ask_size_i, bid_price_i, bid_size_i",
+        ),
+        (
+            lambda book: book.assign(timestamp=book["timestamp"] / 1e3),
+            "here: column timestamp holds float64; give whole milliseconds since 1970, UTC",
+        ),
+        (
+            lambda book: book.assign(ask_price_1="dear"),
+            "here: column ask_price_1 holds something other than numbers (could not convert string to float: 'dear')",
+        ),
+        (lambda book: book.assign(gap_before=1), "here: column gap_before holds int64, not true and false"),
+    ],
+)
+def test_what_is_no_table_of_books_is_refused(spoil: Callable[[Books], Books], message: str) -> None:
+    with pytest.raises(DataError) as refused:
+        validate_books(spoil(a_book()), "here")
+    assert str(refused.value) == message

@@ -174,7 +174,10 @@ def test_a_longer_file_extends_what_is_stored_and_another_market_is_refused(tmp_
     assert (report.rows, report.added) == (15, 5)
     settlements(30, seed=5).to_csv(path, index=False)
     [report] = fetch_funding(FundingFile(path), store, ["AAA"])
-    assert "move or delete" in report.failed
+    assert report.failed == (
+        f"{store.directory('file', 'AAA')}: settlement 2023-11-19T16:00:00Z has rate 0.00021435, at the source now "
+        "0.00012029; give another market another --data-dir, or move or delete this directory and fetch again"
+    )
     assert report.rows == 15
 
 
@@ -217,12 +220,57 @@ def test_a_write_that_is_killed_before_its_ledger_claims_nothing(store):
     assert store.read("bybit", "AAA").answered == ()
 
 
-def test_damage_is_said(store):
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda path: path.write_bytes(b"PAR1"),
+            "damaged (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes)); set it aside and "
+            "fetch again with `flashtrader fetch --check --repair`",
+        ),
+        (
+            lambda path: settlements(5).drop(columns="rate").to_parquet(path),
+            "no column rate; settlements have timestamp and rate",
+        ),
+        (
+            lambda path: settlements(5)[::-1].to_parquet(path),
+            "settlement 2023-11-16T00:00:00Z is out of order: times must increase (rate 0.00011049); correct or "
+            "remove this row",
+        ),
+        (
+            lambda path: settlements(5).loc[[0, 0]].assign(rate=0.5).to_parquet(path),
+            "settlement 2023-11-15T00:00:00Z is there twice (rate 0.5); correct or remove this row",
+        ),
+        (
+            lambda path: settlements(1).assign(rate=-7.5).to_parquet(path),
+            "settlement 2023-11-15T00:00:00Z has no usable rate: a fraction of the position's value (rate -7.5); "
+            "correct or remove this row",
+        ),
+    ],
+)
+def test_damage_is_said(store, spoil, message):
     store.append("bybit", "AAA", settlements(5), Span(START_MS, START_MS + 40 * HOUR_MS))
-    directory = store.directory("bybit", "AAA")
-    (directory / "ledger.json").write_text('{"answered": [1]}')
-    with pytest.raises(DataError, match="not a ledger"):
+    path = store.directory("bybit", "AAA") / "funding.parquet"
+    spoil(path)
+    with pytest.raises(DataError) as refused:
         store.read("bybit", "AAA")
-    (directory / "funding.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="damaged"):
-        store.read("bybit", "AAA")
+    assert str(refused.value) == f"{path}: {message}"
+
+
+def test_settlements_that_nobody_asked_for_are_refused_before_anything_is_written(store):
+    with pytest.raises(DataError) as refused:
+        store.append("bybit", "AAA", settlements(5), Span(START_MS, START_MS + 8 * HOUR_MS))
+    assert str(refused.value) == (
+        "funding of AAA from bybit: settlements outside 2023-11-15T00:00:00Z to 2023-11-15T08:00:00Z; the source is "
+        "at fault"
+    )
+    assert not store.data_dir.exists()
+
+
+def test_a_time_of_which_the_source_has_nothing(tmp_path, store):
+    path = tmp_path / "AAA.csv"
+    settlements(10).to_csv(path, index=False)
+    [report] = fetch_funding(FundingFile(path), store, ["AAA"], START_MS + 100 * HOUR_MS)
+    assert report.failed == (
+        "no settlements in the time asked for: file has AAA from 2023-11-15T00:00:00Z to 2023-11-18T08:00:00Z"
+    )
