@@ -86,8 +86,8 @@ def test_a_member_stays_in_its_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as refused:
         Run(tmp_path).member(name)
     assert str(refused.value) == (
-        f"{tmp_path}/manifest.json: members: {name!r} names no model of a run; restore it from a copy, or train the run "
-        "again"
+        f"{tmp_path}/manifest.json: members: {name!r} names no model of a run; restore it from a copy, or train the "
+        "run again"
     )
 
 
