@@ -103,7 +103,7 @@ class BacktestConfig(Section):
     no_trade_band: NonNegativeFloat = 0.0
     """Trades smaller than this fraction of equity are left out."""
     max_gross: PositiveFloat = 1.0
-    """Largest sum of absolute weights; a larger row is scaled down to it."""
+    """Largest sum of a bar's absolute weights: more is scaled down to it. Prices may carry what is held beyond."""
     maintenance_margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the value held that equity must exceed, at a bar's worst prices too, or all is liquidated; 0 never is."""
     liquidation_fee_bps: NonNegativeFloat = 50.0

@@ -37,7 +37,7 @@ def assumptions(result: BacktestResult) -> list[Row]:
             f"{config.calendar}: {plain(round(per_year, 2))} bars a year"
             + (f". Beware: {result.calendar_doubt}" if result.calendar_doubt else ""),
         ),
-        ("Largest gross exposure", f"{plain(config.max_gross * 100)}% of equity"),
+        ("Orders are scaled down to", f"{plain(config.max_gross * 100)}% of equity, long and short together"),
         (
             "Trades left out",
             f"below {plain(config.no_trade_band * 100)}% of equity" if config.no_trade_band else "none",
