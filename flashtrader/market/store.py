@@ -12,6 +12,7 @@ for some that are. Then the history is examined: profile (from the parts that ch
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -179,8 +180,9 @@ class Store:
         for path in sorted((self.data_dir / series.source).glob(f"*/{series.interval.code}/ledger.json")):
             symbol = path.parents[1].name
             if symbol != series.symbol:
-                gaps = read_ledger(path).gaps
-                outages[symbol] = [gap.span for gap in gaps if gap.reason == "outage"]
+                with suppress(DataError):  # one market's damaged ledger holds up no other
+                    gaps = read_ledger(path).gaps
+                    outages[symbol] = [gap.span for gap in gaps if gap.reason == "outage"]
         return outages
 
     def _bars(self, series: Series, start_ms: int | None = None, end_ms: int | None = None) -> Bars:

@@ -52,6 +52,25 @@ def test_damage_is_an_error_until_it_is_repaired(flashtrader: Command, data_dir:
     flashtrader.succeeds("fetch", "--check", "--data-dir", data_dir)
 
 
+def test_what_can_not_be_read_is_said_and_left_where_it_is(flashtrader: Command, data_dir: Path) -> None:
+    """A directory is a file that even root can't read."""
+    [part] = data_dir.glob("simulated/SIM1/60/bars-*.parquet")
+    part.unlink()
+    part.mkdir()
+    line = f"{part}: can't be read (Is a directory); check the disk and the permissions"
+    assert flashtrader.fails(1, "fetch", "--check", "--data-dir", data_dir) == line
+    outcome = flashtrader("fetch", "--check", "--repair", "--data-dir", data_dir)
+    assert (outcome.exit_code, outcome.err.splitlines()) == (1, [f"found: {line}", f"error: {line}"])
+    assert [path.name for path in part.parent.glob("*.*") if "bars" in path.name] == [part.name]
+
+
+def test_ledgers_that_are_all_damaged_are_repaired_at_once(flashtrader: Command, data_dir: Path) -> None:
+    for path in data_dir.glob("simulated/*/60/ledger.json"):
+        path.write_text("{}")
+    assert "error" not in flashtrader.succeeds("fetch", "--check", "--repair", "--data-dir", data_dir).err
+    flashtrader.succeeds("fetch", "--check", "--data-dir", data_dir)
+
+
 def test_what_can_not_be_repaired_is_said(flashtrader: Command, tmp_path: Path) -> None:
     bars = tmp_path / "BTCUSDT-60.csv"
     rows = [f"{1_600_002_000_000 + 3_600_000 * row},10,12,9,11,5" for row in range(30)]
