@@ -39,7 +39,7 @@ from flashtrader.report.markup import (
     table,
     tiles,
 )
-from flashtrader.report.metric_names import METRIC_NAMES, currency, series_name
+from flashtrader.report.metric_names import METRIC_NAMES, VERDICTS_AGE, currency, series_name
 from flashtrader.report.origin import assumptions, bar_length, commands, data_rows, date, flattened, utc
 from flashtrader.report.significance_tables import difference_rows, interval, market_rows, sharpe_rows, skill_rows
 from flashtrader.report.summaries import (
@@ -174,7 +174,7 @@ def _certainty(significance: Significance) -> str:
         f'<div class="columns"><div><h3>Sharpe ratio</h3>\n{table("Sharpe ratio", sharpe_rows(significance))}</div>\n'
         f"{_differences(significance)}</div>\n"
     )
-    return section("certainty", "How sure that is", content)
+    return section("certainty", "How sure that is", content, f"{VERDICTS_AGE.capitalize()}.")
 
 
 def _differences(significance: Significance) -> str:

@@ -147,11 +147,12 @@ def test_every_chart_is_one_that_plotly_knows_and_is_told_in_words(result_and_te
     assert all(len(text) > 15 for text in words)
 
 
-def test_the_verdict_comes_first(result_and_text):
+def test_the_verdict_comes_first_and_its_age_is_told(result_and_text):
     result, text = result_and_text
     verdict = assess(result).verdict
     assert f'<p class="verdict">{prose(verdict)}</p>' in text
     assert text.index('verdict">') < text.index("<table")
+    assert '<p class="note">A verdict counts the trials known when its backtest was made; later ones are' in text
 
 
 def test_the_figures_of_the_page_are_those_of_backtest_json(result_and_text):
@@ -283,6 +284,7 @@ def test_assumptions_and_costs_are_those_of_the_result(tmp_path):
         "longs pay shorts 0.01% every 8 hours",
         "24/7: 8,760 bars a year",
         "below 3% of equity",
+        "Orders are scaled down to100% of equity, long and short together",
         "below 5% of the value held, for 50 bp of it",
         f"{np.abs(result.traded).sum():,.0f}",
         f"Fees−{np.abs(result.traded).sum() * 4e-4:,.0f}",
