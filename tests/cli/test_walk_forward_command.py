@@ -80,8 +80,10 @@ def test_a_run_that_broke_off_is_not_forecast_until_it_has_gone_on(
 
     monkeypatch.setattr(Trainer, "step", break_off)
     assert place.fails(1, "train", "--config", place.config) == "broken off"
-    told = place.fails(1, "predict")
-    assert "models not trained to their end yet: 2 of 4, from fold-02-seed-0 on; go on with: flashtrader train" in told
+    assert place.fails(1, "predict") == (
+        f"{place.run}: models not trained to their end yet: 2 of 4, from fold-02-seed-0 on; go on with: flashtrader "
+        f"train --resume {place.run}"
+    )
     monkeypatch.undo()
     place.command.succeeds("train", "--resume", "tiny-001", *place.places())
     weights = json.loads((place.run / "manifest.json").read_text())["weights"]
@@ -102,19 +104,24 @@ def test_people_see_folds_and_seeds(place: Place) -> None:
 
 def test_what_is_about_one_model_names_one(place: Place) -> None:
     place("train", "--config", place.config)
-    assert "no fold of a walk-forward leaves the bars before its first test" in place.fails(
-        2, "predict", "--split", "all"
+    assert place.fails(2, "predict", "--split", "all") == (
+        f"{place.run}: no fold of a walk-forward leaves the bars before its first test unseen; forecast those from "
+        "there on with --split test, or the newest one with --split latest"
     )
     member = f"{place.run}/members/fold-02-seed-1"
-    assert f"give --run {member}, or another" in place.fails(2, "predict", "--attention", "latest")
+    assert place.fails(2, "predict", "--attention", "latest") == (
+        f"{place.run}: a run of 4 models, where one is needed; give --run {member}, or another of them"
+    )
     assert place("predict", "--run", member)["bars"] == NUM_BARS - FIRST - 80
 
 
 def test_a_history_too_short_is_one_line(place: Place) -> None:
     longer = ("train", "--config", place.config, "--set", "split.walk_forward.train=350")
     for more in ((), ("--dry-run",)):
-        told = place.fails(2, *longer, *more)
-        assert told.startswith("split.walk_forward: one fold takes 416 bars (train 350, validation 60")
+        assert place.fails(2, *longer, *more) == (
+            "split.walk_forward: one fold takes 416 bars (train 350, validation 60, and 6 until the first outcome of "
+            f"the test), and there are {NUM_BARS}; shorten the parts or fetch more bars"
+        )
     assert not (place.root / "runs").exists()
 
 

@@ -64,26 +64,32 @@ def test_the_advice_is_the_first_smaller_step_that_fits() -> None:
         ("training.batch_size=1", "training.accumulate=4"),
     )
     assert needed(*quarter) < needed(*half) < needed()
-    said = described(needed(*half) - 1)
-    assert said.startswith("a step of training.batch_size 4 and training.segment_bars 128 needs about ")
-    assert said.endswith(
-        f"with training.batch_size=1 and training.accumulate=4 it would need about {mib(needed(*quarter))}"
+    step = f"a step of training.batch_size 4 and training.segment_bars 128 needs about {mib(needed())}"
+    halved = f"with training.batch_size=2 and training.accumulate=2 it would need about {mib(needed(*half))}"
+    assert described(needed(*half) - 1) == (
+        f"{step}, and {mib(needed(*half) - 1)} were free; with training.batch_size=1 and training.accumulate=4 it "
+        f"would need about {mib(needed(*quarter))}"
     )
-    assert "training.batch_size=2 and training.accumulate=2 it would" in described(needed() * 2)
-    assert "training.batch_size=2" in described(None)
-    assert "were free" not in described(None)
+    assert described(needed() * 2) == f"{step}, and {mib(needed() * 2)} were free; {halved}"
+    assert described(None) == f"{step}; {halved}"
 
 
 def test_where_no_batch_fits_the_segment_is_shortened_and_then_the_model() -> None:
     one = ("training.batch_size=1", "training.accumulate=4")
     shorter = needed(*one, "training.segment_bars=64")
-    assert f"training.segment_bars=64 it would need about {mib(shorter)}" in described(shorter + 1)
-    assert described(1000).endswith("; lower model.width, model.layers or model.context_bars")
+    step = f"a step of training.batch_size 4 and training.segment_bars 128 needs about {mib(needed())}"
+    assert described(shorter + 1) == (
+        f"{step}, and {mib(shorter + 1)} were free; with training.batch_size=1 and training.accumulate=4 and "
+        f"training.segment_bars=64 it would need about {mib(shorter)}"
+    )
+    assert described(0) == f"{step}, and 0.0 MiB were free; lower model.width, model.layers or model.context_bars"
 
 
 def test_a_model_of_another_library_has_no_estimate_and_still_a_hint() -> None:
-    said = described(2**31, "model.backbone=hf", "model.attention=auto", "model.context_bars=null")
-    assert said.endswith("needs more than there is, and 2.0 GiB were free; lower one of them")
+    assert described(2**31, "model.backbone=hf", "model.attention=auto", "model.context_bars=null") == (
+        "a step of training.batch_size 4 and training.segment_bars 128 needs more than there is, and 2.0 GiB were "
+        "free; lower one of them"
+    )
 
 
 def test_a_step_that_will_not_fit_is_warned_of_before_it_is_made(
