@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,3 +136,12 @@ def fail(message: str, exit_code: int) -> None:
         time.sleep(_FIRST_SPEAKS_SECONDS)
         typer.echo(f"error: process {rank()}: {line}", err=True)
     sys.exit(exit_code)
+
+
+def fail_for(failures: Iterable[str | None]) -> None:
+    """Say of each that failed why, on a line, and end the process with 1; None is one that did not."""
+    told = [failure for failure in failures if failure is not None]
+    for failure in told:
+        say(f"error: {failure}")
+    if told:
+        sys.exit(1)

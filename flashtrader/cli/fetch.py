@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashtrader.cli import fetch_check
-from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, milliseconds, say, show
+from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, fail_for, milliseconds, say, show
 from flashtrader.cli.fetch_books import BookOptions, fetch_books
 from flashtrader.cli.fetch_funding import fetch_funding
 
@@ -163,15 +163,11 @@ def fetch(
         stored = ", ".join(f"{count:,} bars of {name}" for name, count in zip(names, rows, strict=True))
         say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
         sys.exit(130)
-    failures = [report.failed for report in reports if report.failed is not None]
     notes = _write_truth(
         from_source, store, [report.symbol for report in reports if report.failed is None], bar_interval
     )
     _show(reports, from_source.name, store, as_json, notes)
-    for failure in failures:
-        say(f"error: {failure}")
-    if failures:
-        sys.exit(1)
+    fail_for(report.failed for report in reports)
 
 
 def _refuse(options: list[str], kind: str) -> None:

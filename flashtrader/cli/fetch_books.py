@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashtrader.cli.console import Table, say, show
+from flashtrader.cli.console import Table, fail_for, say, show
 
 if TYPE_CHECKING:
     from flashtrader.config import DataConfig
@@ -55,11 +55,7 @@ def fetch_books(
         case other:
             raise ConfigError(f"--kind orderbook goes with --source bybit or file, not {other}")
     _show(reports, data.source, store, as_json)
-    failures = [report.failed for report in reports if report.failed is not None]
-    for failure in failures:
-        say(f"error: {failure}")
-    if failures:
-        sys.exit(1)
+    fail_for(report.failed for report in reports)
 
 
 def _record(data: "DataConfig", base_url: str | None, options: BookOptions, store: "BookStore") -> "list[BookReport]":

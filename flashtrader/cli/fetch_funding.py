@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashtrader.cli.console import Table, say, show
+from flashtrader.cli.console import Table, fail_for, say, show
 
 if TYPE_CHECKING:
     from flashtrader.config import DataConfig
@@ -33,11 +33,7 @@ def fetch_funding(
         say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
         sys.exit(130)
     _show(reports, source.name, data_dir, as_json)
-    failures = [report.failed for report in reports if report.failed is not None]
-    for failure in failures:
-        say(f"error: {failure}")
-    if failures:
-        sys.exit(1)
+    fail_for(report.failed for report in reports)
 
 
 def _show(reports: "list[FundingReport]", source: str, data_dir: Path, as_json: bool) -> None:
