@@ -92,7 +92,9 @@ def build_decoder(experiment: Experiment, entities: int) -> Decoder:
     try:
         from flashtrader.models.hf import HfDecoder
     except ModuleNotFoundError as error:
-        raise ConfigError(f"model.backbone: hf needs {error.name}: pip install 'flashtrader[hf]'") from None
+        raise ConfigError(
+            f"model.backbone: hf needs {error.name}; pip install 'flashtrader[hf]', or set it to grid"
+        ) from None
     return HfDecoder(shape, experiment)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from command import Command
+from flashtrader.benchmarks.peak_memory import PeakMemory
 from panels import random_bars, store_bars
 
 CONFIG = """
@@ -40,3 +41,23 @@ def test_the_command_trains_each_context_on_the_same_labels(flashtrader: Command
     assert losses["noise-context-4-seed-0-001"] == losses["noise-context-16-seed-0-001"]  # the head begins at zero
     assert losses["noise-context-4-seed-0-001"] != losses["noise-context-4-seed-1-001"]
     assert outcome.err.count("context 4, seed") == outcome.err.count("context 16, seed") == 2
+
+
+def test_a_step_that_does_not_fit_is_refused_with_what_to_lower(
+    flashtrader: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PeakMemory, "bytes_of", full)
+    for seed, symbol in enumerate(("AAA", "BBB")):
+        store_bars(tmp_path / "data", symbol, random_bars(1_000, seed))
+    config = tmp_path / "noise.yaml"
+    config.write_text(CONFIG)
+    told = flashtrader.fails(
+        2, "bench", "context", "--config", config, "--contexts", "16,4", "--data-dir", tmp_path / "data"
+    )
+    assert told == (
+        "a step of 3 segments of 32 bars, twice the longest context, does not fit in memory; lower "
+        "training.batch_size or the longest of --contexts"
+    )

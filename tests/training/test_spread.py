@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +87,21 @@ def test_the_threads_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'flashtrader\[cluster\]'"):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError) as refused:
         spread({}, Spread("ray"), nothing)
+    assert str(refused.value) == (
+        "--engine ray: Ray is not installed; pip install 'flashtrader[cluster]', or leave --engine out"
+    )
+
+
+def test_a_cluster_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nPlease start one.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(ConfigError) as refused:
+        spread({}, Spread("ray"), nothing)
+    assert str(refused.value) == (
+        "--engine ray: no cluster (Could not find any running Ray instance.); set RAY_ADDRESS to one that runs"
+    )
