@@ -69,6 +69,14 @@ class Interval:
         """Return when the bars that open at `timestamps` close: from then on they are known."""
         return self.opening(self.index(timestamps) + 1)
 
+    def divides(self, longer: "Interval") -> bool:
+        """Tell whether every bar of `longer` consists of whole bars of this interval."""
+        if self == longer:
+            return True
+        if longer.code == "M":
+            return self.code != "W"
+        return self.code != "M" and longer.milliseconds % self.milliseconds == 0
+
     def bars_per_year(self, calendar: CalendarName = "24/7") -> float:
         """Return how many bars a year of the calendar holds: 8,760 hourly ones around the clock."""
         days, minutes_per_day = _TRADING_TIME[calendar]

@@ -50,5 +50,16 @@ def test_an_hourly_year_around_the_clock_has_8760_bars() -> None:
 
 
 def test_an_unknown_interval_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown interval '7': choose one of 1, 3, 5"):
+    with pytest.raises(ConfigError) as refused:
         Interval.parse("7")
+    assert str(refused.value) == (
+        "unknown interval '7': choose one of 1, 3, 5, 15, 30, 60, 120, 240, 360, 720, D, W, M"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "longer"),
+    [("1", {*CODES}), ("15", {*CODES} - {"1", "3", "5"}), ("D", {"D", "W", "M"}), ("W", {"W"}), ("M", {"M"})],
+)
+def test_longer_bars_consist_of_whole_shorter_ones(code: str, longer: set[str]) -> None:
+    assert {other for other in CODES if Interval.parse(code).divides(Interval.parse(other))} == longer

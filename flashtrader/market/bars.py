@@ -81,13 +81,11 @@ def resample(bars: Bars, interval: Interval, to: Interval, max_gap_bars: int = 0
     none: one made of fewer would pass for a quieter market. Whether it is there is known at its close.
     Raises ConfigError when bars of `to` don't consist of whole bars of `interval`.
     """
-    whole = (
-        interval.code not in ("W", "M")
-        if to.code == "M"
-        else interval.code != "M" and to.milliseconds % interval.milliseconds == 0
-    )
-    if interval != to and not whole:
-        raise ConfigError(f"bars of interval {to.code} don't consist of whole bars of interval {interval.code}")
+    if not interval.divides(to):
+        raise ConfigError(
+            f"bars of interval {to.code} don't consist of whole bars of interval {interval.code}; "
+            "choose a whole multiple of it"
+        )
     if bars.empty:
         return bars.copy()
     timestamps = bars["timestamp"].to_numpy()

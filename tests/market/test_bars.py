@@ -53,54 +53,71 @@ def test_no_bars_are_valid() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
-        ("open", 0.0, "no usable open"),
-        ("close", -1.0, "no usable close"),
-        ("high", np.inf, "no usable high"),
-        ("low", np.nan, "no usable low"),
-        ("high", 1e-3, "high below low"),
-        ("open", 1e6, "open outside"),
-        ("close", 1e6, "close outside"),
-        ("volume", -1.0, "no usable volume"),
-        ("volume", np.nan, "no usable volume"),
-        ("turnover", -1.0, "turnover below zero"),
+        ("open", 0.0, "has no usable open: prices are above zero (open 0)"),
+        ("close", -1.0, "has no usable close: prices are above zero (close -1)"),
+        ("high", np.inf, "has no usable high: prices are above zero (high inf)"),
+        ("low", np.nan, "has no usable low: prices are above zero (low nan)"),
+        ("high", 1e-3, "has high below low (high 0.001, low 99)"),
+        ("open", 1e6, "has open outside [low, high] (open 1e+06, low 99, high 102)"),
+        ("close", 1e6, "has close outside [low, high] (close 1e+06, low 99, high 102)"),
+        ("volume", -1.0, "has no usable volume: zero or more (volume -1)"),
+        ("volume", np.nan, "has no usable volume: zero or more (volume nan)"),
+        ("turnover", -1.0, "has a turnover below zero (turnover -1)"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_bar(column: str, value: float, problem: str) -> None:
     bars = walk(5).assign(turnover=1.0)
+    bars.loc[2, ["open", "high", "low", "close"]] = [100.0, 102.0, 99.0, 101.0]
     bars.loc[2, column] = value
-    with pytest.raises(DataError, match=rf"^here: bar {iso(bars, 2)} .*{problem}") as caught:
-        validate_bars(bars, HOUR, "here")
-    assert "\n" not in str(caught.value)
+    assert refusal(bars) == f"here: bar {iso(bars, 2)} {problem}; correct or remove this row"
 
 
 @pytest.mark.parametrize(
-    ("order", "problem", "bad"), [([0, 2, 1], "out of order", 2), ([0, 1, 1], "there twice", 2), ([2, 0], "order", 1)]
+    ("order", "problem", "bad"),
+    [
+        ([0, 2, 1], "is out of order: opening times must increase", 2),
+        ([0, 1, 1], "is there twice", 2),
+        ([2, 0], "is out of order: opening times must increase", 1),
+    ],
 )
 def test_disorder_is_refused(order: list[int], problem: str, bad: int) -> None:
     bars = walk(3).iloc[order].reset_index(drop=True)
-    with pytest.raises(DataError, match=f"here: bar {iso(bars, bad)} .*{problem}"):
-        validate_bars(bars, HOUR, "here")
+    assert refusal(bars) == f"here: bar {iso(bars, bad)} {problem}; correct or remove this row"
 
 
 def test_a_bar_off_the_grid_is_refused() -> None:
     bars = walk(3)
     bars.loc[1, "timestamp"] += 60_000
-    with pytest.raises(DataError, match=f"bar {iso(bars, 1)} does not open on the 60 grid"):
-        validate_bars(bars, HOUR, "here")
+    assert refusal(bars) == f"here: bar {iso(bars, 1)} does not open on the 60 grid; correct or remove this row"
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda bars: bars.drop(columns=["high", "volume"]), "no column high, volume"),
-        (lambda bars: bars.assign(close="dear"), "column close holds something other than numbers"),
-        (lambda bars: bars.assign(timestamp=bars["timestamp"] / 1e3), "timestamp holds float64"),
-        (lambda bars: pd.concat([bars, bars[["close"]]], axis=1), "column close is there twice"),
+        (
+            lambda bars: bars.drop(columns=["high", "volume"]),
+            "no column high, volume; bars need timestamp, open, high, low, close, volume, "
+            "found timestamp, open, low, close",
+        ),
+        (
+            lambda bars: bars.assign(close="dear"),
+            "column close holds something other than numbers (could not convert string to float: 'dear')",
+        ),
+        (
+            lambda bars: bars.assign(timestamp=bars["timestamp"] / 1e3),
+            "column timestamp holds float64; give whole milliseconds since 1970, UTC",
+        ),
+        (lambda bars: pd.concat([bars, bars[["close"]]], axis=1), "column close is there twice; keep one"),
     ],
 )
 def test_wrong_columns_are_refused(change: Any, problem: str) -> None:
-    with pytest.raises(DataError, match=f"^here: .*{problem}"):
-        validate_bars(change(walk(3)), HOUR, "here")
+    assert refusal(change(walk(3))) == f"here: {problem}"
+
+
+def refusal(bars: pd.DataFrame) -> str:
+    with pytest.raises(DataError) as refused:
+        validate_bars(bars, HOUR, "here")
+    return str(refused.value)
 
 
 def iso(bars: pd.DataFrame, row: int) -> str:
@@ -147,8 +164,11 @@ def test_days_make_months() -> None:
 
 @pytest.mark.parametrize(("interval", "to"), [("3", "5"), ("60", "1"), ("W", "M"), ("M", "W"), ("M", "D")])
 def test_bars_that_do_not_fit_are_refused(interval: str, to: str) -> None:
-    with pytest.raises(ConfigError, match="don't consist of whole bars"):
+    with pytest.raises(ConfigError) as refused:
         resample(no_bars(), Interval.parse(interval), Interval.parse(to))
+    assert str(refused.value) == (
+        f"bars of interval {to} don't consist of whole bars of interval {interval}; choose a whole multiple of it"
+    )
 
 
 def test_a_fingerprint_tells_any_change() -> None:

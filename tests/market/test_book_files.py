@@ -1,5 +1,6 @@
 """Order books from files of every shape, each made by hand, and the recorded ones where they are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,11 @@ def test_fi2010(tmp_path: Path) -> None:
 def test_fi2010_scaled_row_by_row_is_refused(tmp_path: Path, scale) -> None:
     path = fi2010(tmp_path, [0.26, 0.2601, 0.26])
     np.savetxt(path, scale(np.loadtxt(path)))
-    with pytest.raises(DataError, match="z-score or min-max scaling; give the DecPre file"):
+    with pytest.raises(DataError) as refused:
         read_book_file(path, "FI2010")
+    assert str(refused.value) == (
+        f"{path}: prices are not in order, as after z-score or min-max scaling; give the DecPre file of FI-2010"
+    )
 
 
 def test_our_own_columns(tmp_path: Path) -> None:
@@ -107,10 +111,22 @@ def test_our_own_columns(tmp_path: Path) -> None:
         assert breaks == {}
 
 
-def text(name: str, content: str):
+def text(name: str, content: str) -> Callable[[Path], Path]:
     def write(directory: Path) -> Path:
         path = directory / name
         path.write_text(content)
+        return path
+
+    return write
+
+
+def spoiled(kind: str, change: Callable[[str], str]) -> Callable[[Path], Path]:
+    """Return what writes LOBSTER's files with another text in one of the two."""
+
+    def write(directory: Path) -> Path:
+        path = lobster(directory, LOBSTER_ROWS)
+        changed = directory / LOBSTER_NAME.format(kind)
+        changed.write_text(change(changed.read_text()))
         return path
 
     return write
@@ -122,34 +138,113 @@ def without_messages(directory: Path) -> Path:
     return path
 
 
-def with_a_row_less(directory: Path) -> Path:
-    path = lobster(directory, LOBSTER_ROWS)
-    path.write_text(path.read_text().split("\n", 1)[1])
-    return path
+def of_no_day(directory: Path) -> Path:
+    lobster(directory, LOBSTER_ROWS)
+    for path in list(directory.iterdir()):
+        path.rename(path.with_name(path.name.replace("2012-06-21", "2012-06-31")))
+    return directory / LOBSTER_NAME.format("orderbook").replace("06-21", "06-31")
+
+
+BOOK, MESSAGES = (LOBSTER_NAME.format(kind) for kind in ("orderbook", "message"))
+FEW_ROWS = "FI-2010 has 40 of prices and sizes at least, all of them finite"
+OTHER_NAME = "its name does not say AAPL; rename it if it is that, or ask for the symbol in its name"
 
 
 @pytest.mark.parametrize(
-    ("write", "error", "words"),
+    ("write", "error", "name", "message"),
     [
-        (lambda directory: directory / "AAPL.parquet", ConfigError, "no such file"),
-        (lambda directory: directory, ConfigError, "no such file"),
-        (text("AAPL.xlsx", "1"), SourceError, "not a file of order books"),
-        (text("AAPL.parquet", "1"), SourceError, "can't be read"),
-        (text("AAPL.csv", "timestamp,price\n1,2\n"), DataError, "no column ask_price_1"),
-        (text("AAPL.csv", ",".join(["timestamp", *book_columns(1)]) + "\n"), DataError, "column|no order book"),
-        (text("AAPLX.csv", "timestamp\n1\n"), UnknownSymbolError, "its name does not say AAPL"),
-        (without_messages, SourceError, "message_2.csv: no such file"),
-        (with_a_row_less, DataError, "5 rows of 8 columns beside 6 messages"),
-        (lambda directory: lobster(directory, LOBSTER_ROWS[2:3]), DataError, "no order book with a bid and an ask"),
-        (text("x.txt", "1 2\n3 4\n"), DataError, "2 rows of numbers"),
-        (text("x.txt", "one two\n"), SourceError, "can't be read as FI-2010"),
-        (text(LOBSTER_NAME.format("orderbook").replace("AAPL", "MSFT"), "1"), UnknownSymbolError, "does not say AAPL"),
+        (lambda directory: directory / "no", ConfigError, "no", "no such file; give --path one file of order books"),
+        (lambda directory: directory, ConfigError, "", "no such file; give --path one file of order books"),
+        (
+            text("AAPL.xlsx", "1"),
+            SourceError,
+            "AAPL.xlsx",
+            "not a file of order books: .parquet or .csv with their columns, LOBSTER, FI-2010",
+        ),
+        (
+            text("AAPL.parquet", "1"),
+            SourceError,
+            "AAPL.parquet",
+            "can't be read (Parquet file size is 1 bytes, smaller than the minimum file footer (8 bytes)); "
+            "save it again",
+        ),
+        (
+            text("AAPL.csv", "timestamp,price\n1,2\n"),
+            DataError,
+            "AAPL.csv",
+            "no column ask_price_1, ask_size_1, bid_price_1, bid_size_1; a book has timestamp and, for each level i "
+            "from 1, ask_price_i, ask_size_i, bid_price_i, bid_size_i",
+        ),
+        (
+            text("AAPL.csv", ",".join(["timestamp", *book_columns(1)]) + "\n"),
+            DataError,
+            "AAPL.csv",
+            "holds no order book with a bid and an ask; save it again",
+        ),
+        (text("AAPLX.csv", "timestamp\n1\n"), UnknownSymbolError, "AAPLX.csv", OTHER_NAME),
+        (text(BOOK.replace("AAPL", "MSFT"), "1"), UnknownSymbolError, BOOK.replace("AAPL", "MSFT"), OTHER_NAME),
+        (
+            without_messages,
+            SourceError,
+            MESSAGES,
+            "no such file; LOBSTER's order books have their times in it",
+        ),
+        (
+            of_no_day,
+            SourceError,
+            BOOK.replace("06-21", "06-31"),
+            "2012-06-31 in its name is no date; name it as LOBSTER does",
+        ),
+        (
+            spoiled("orderbook", lambda rows: rows.split("\n", 1)[1]),
+            DataError,
+            BOOK,
+            "5 rows of 8 columns beside 6 messages; 8 columns and a message for each row are expected",
+        ),
+        (
+            spoiled("orderbook", lambda rows: rows.replace("200", "many", 1)),
+            SourceError,
+            BOOK,
+            "can't be read as LOBSTER's CSV (could not convert string to float: 'many'); save it again",
+        ),
+        (
+            spoiled("message", lambda rows: rows.replace("34200.025552000", "1e400", 1)),
+            DataError,
+            MESSAGES,
+            "row 3: inf is no time in seconds after midnight; save it again",
+        ),
+        (
+            spoiled("message", lambda rows: rows.replace("34200.025552000", "", 1)),
+            DataError,
+            MESSAGES,
+            "row 3: nan is no time in seconds after midnight; save it again",
+        ),
+        (
+            lambda directory: lobster(directory, LOBSTER_ROWS[2:3]),
+            DataError,
+            BOOK,
+            "holds no order book with a bid and an ask; save it again",
+        ),
+        (text("x.txt", "1 2\n3 4\n"), DataError, "x.txt", f"2 rows of numbers; {FEW_ROWS}"),
+        (text("x.txt", "# none\n"), DataError, "x.txt", f"0 rows of numbers; {FEW_ROWS}"),
+        (text("x.txt", "inf -inf\n" * 40), DataError, "x.txt", f"40 rows of numbers; {FEW_ROWS}"),
+        (
+            text("x.txt", "one two\n"),
+            SourceError,
+            "x.txt",
+            "can't be read as FI-2010 (could not convert string 'one' to float64 at row 0, column 1.); "
+            "it is numbers, divided by spaces",
+        ),
     ],
 )
-def test_what_can_not_be_read_is_one_line(tmp_path: Path, write, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words) as refused:
-        read_book_file(write(tmp_path), "AAPL")
-    assert "\n" not in str(refused.value)
+def test_what_can_not_be_read_is_one_line(
+    tmp_path: Path, write: Callable[[Path], Path], error: type[Exception], name: str, message: str
+) -> None:
+    path = write(tmp_path)
+    with pytest.raises(error) as refused:
+        read_book_file(path, "AAPL")
+    assert type(refused.value) is error
+    assert str(refused.value) == f"{tmp_path / name}: {message}"
 
 
 @pytest.mark.market_data

@@ -13,6 +13,7 @@
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from flashtrader.market.tables import refuse_absurd
 _LOBSTER_NAME = re.compile(r"(?P<symbol>.+)_(?P<date>\d{4}-\d\d-\d\d)_\d+_\d+_orderbook_(?P<levels>\d+)\.csv")
 _LOBSTER_ZONE = "America/New_York"
 _LOBSTER_PRICE_UNIT = 10_000
+_DAY_S = 86_400
 _LOBSTER_NO_LEVEL = 9_999_999_999
 _LOBSTER_HALT = 7
 _FI2010_LEVELS = 10
@@ -72,7 +74,7 @@ def read_book_file(path: Path, symbol: str) -> BookFile:
         columns = table(path).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{path}: can't be read ({str(error).splitlines()[0]}); save it again") from None
-    return BookFile(_some(validate_books(columns, str(path)), path), {})
+    return BookFile(validate_books(_some(columns, path), str(path)), {})
 
 
 def _lobster(path: Path, date: str, levels: int) -> BookFile:
@@ -85,8 +87,18 @@ def _lobster(path: Path, date: str, levels: int) -> BookFile:
             f"{path}: {cells.shape[0]:,} rows of {cells.shape[1]} columns beside {len(messages):,} messages; "
             f"{4 * levels} columns and a message for each row are expected"
         )
-    midnight_ms = pd.Timestamp(date, tz=_LOBSTER_ZONE).value // 1_000_000
-    timestamps = midnight_ms + np.rint(messages[:, 0] * 1e9).astype(np.int64) // 1_000_000
+    try:
+        midnight_ms = round(pd.Timestamp(date, tz=_LOBSTER_ZONE).timestamp() * 1000)
+    except ValueError:
+        raise SourceError(f"{path}: {date} in its name is no date; name it as LOBSTER does") from None
+    seconds = messages[:, 0]
+    no_time = ~((seconds >= 0) & (seconds < _DAY_S))
+    if no_time.any():
+        row = int(no_time.argmax())
+        raise DataError(
+            f"{message_path}: row {row + 1}: {seconds[row]:g} is no time in seconds after midnight; save it again"
+        )
+    timestamps = midnight_ms + np.rint(seconds * 1e9).astype(np.int64) // 1_000_000
     values = cells.reshape(-1, levels, 4)
     _without_levels(values, np.abs(values[:, :, ::2]) == _LOBSTER_NO_LEVEL)
     values[:, :, ::2] /= _LOBSTER_PRICE_UNIT
@@ -96,11 +108,15 @@ def _lobster(path: Path, date: str, levels: int) -> BookFile:
 def _fi2010(path: Path) -> BookFile:
     rows = 4 * _FI2010_LEVELS
     try:
-        cells = np.loadtxt(path, dtype=np.float64, max_rows=rows, ndmin=2)
-    except ValueError as error:
+        refuse_absurd(path)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file without numbers
+            cells = np.loadtxt(path, dtype=np.float64, max_rows=rows, ndmin=2)
+    except (OSError, ValueError) as error:
         raise SourceError(f"{path}: can't be read as FI-2010 ({error}); it is numbers, divided by spaces") from None
-    if len(cells) != rows or not cells.size:
-        raise DataError(f"{path}: {len(cells)} rows of numbers; FI-2010 has {rows} of prices and sizes at least")
+    if len(cells) != rows or not np.isfinite(cells).all():
+        raise DataError(
+            f"{path}: {len(cells)} rows of numbers; FI-2010 has {rows} of prices and sizes at least, all of them finite"
+        )
     values = np.ascontiguousarray(cells.T).reshape(-1, _FI2010_LEVELS, 4)
     _without_levels(values, (values[:, :, ::2] == 0) & (values[:, :, 1::2] == 0))
     inwards = (np.diff(values[:, :, 0], axis=1) <= 0) | (np.diff(values[:, :, 2], axis=1) >= 0)
@@ -140,21 +156,23 @@ def _book_file(
         gap_before[after] = True
         breaks |= {int(timestamps[row]): Break(reason, f"{path.name}, before row {row + 1}") for row in after}
     books = book_table(timestamps[keep], values[keep], gap_before[keep])
-    return BookFile(_some(validate_books(books, str(path)), path), breaks)
+    return BookFile(validate_books(_some(books, path), str(path)), breaks)
 
 
 def _some(books: Books, path: Path) -> Books:
     if books.empty:
-        raise DataError(f"{path}: holds no order book with a bid and an ask")
+        raise DataError(f"{path}: holds no order book with a bid and an ask; save it again")
     return books
 
 
 def _numbers(path: Path) -> Floats:
     """Return a CSV file without a header as (rows, columns)."""
     try:
+        refuse_absurd(path)
         table = pd.read_csv(path, header=None, dtype=np.float64)
     except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: can't be read as LOBSTER's CSV ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{path}: can't be read as LOBSTER's CSV ({reason}); save it again") from None
     return table.to_numpy(np.float64, copy=True)
 
 

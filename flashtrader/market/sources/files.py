@@ -96,7 +96,7 @@ class FileSource:
         bars = self._table(path).market(symbol)
         where = f"{path}: {symbol}"
         shorter = _interval_of(bars["timestamp"].to_numpy(), interval, where)
-        if not _divides(shorter, interval):
+        if not shorter.divides(interval):
             raise UnknownSymbolError(
                 f"{where} has bars of interval {shorter.code}, which can't make those of {interval.code}; "
                 f"ask for --interval {shorter.code} or whole multiples of it"
@@ -108,7 +108,8 @@ class FileSource:
         longer = bars if shorter == interval else resample(bars, shorter, interval)
         if longer.empty:
             raise DataError(
-                f"{where} has no bar of interval {interval.code} of which all bars of {shorter.code} are there"
+                f"{where} has no bar of interval {interval.code} of which all bars of {shorter.code} are there; "
+                "ask for a shorter --interval, or save more bars"
             )
         return longer.reset_index(drop=True)
 
@@ -230,7 +231,7 @@ class _Rows:
             self._refuse((numbers.isna() & text.notna() & (text != "")).to_numpy(), name, "a number")
             return np.asarray(numbers, dtype=np.float64)
         if not (_is_number(column.type) or pa.types.is_null(column.type)):
-            raise DataError(f"{self.where}: column {name} holds {column.type}, not numbers")
+            raise DataError(f"{self.where}: column {name} holds {column.type}, not numbers; save it as numbers")
         return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
     def times(self, name: str) -> NDArray[np.int64]:
@@ -242,7 +243,10 @@ class _Rows:
             text = column.cast(pa.string()).to_pandas()
             column = pa.chunked_array([pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")])
         if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
-            raise DataError(f"{self.where}: column {name} holds {column.type}, which has no date")
+            raise DataError(
+                f"{self.where}: column {name} holds {column.type}, which has no date; "
+                "save it with dates, or as ISO 8601 text such as 2024-01-31T12:00Z"
+            )
         self._refuse(column.is_null().to_numpy(), name, "a time")
         zone = column.type.tz if pa.types.is_timestamp(column.type) else None
         times = column.cast(pa.timestamp("ms", tz=zone), safe=False).cast(pa.int64())
@@ -264,7 +268,10 @@ class _Rows:
         if bad.any():
             row = int(bad.argmax())
             value = self.columns.column(name)[row].as_py()
-            raise DataError(f"{self.where}: row {row + 1}: column {name} holds {str(value)!r}, not {wanted}")
+            raise DataError(
+                f"{self.where}: row {row + 1}: column {name} holds {str(value)!r}, not {wanted}; "
+                "correct or remove this row"
+            )
 
 
 def _read(path: Path) -> _Table:
@@ -307,7 +314,7 @@ def _file_of(directory: Path, symbol: str, interval: Interval) -> Path:
         raise _unknown_symbol(directory, symbol, list(files))
     of_symbol = files[symbol]
     named_intervals = sorted((own for own in of_symbol if own), key=lambda own: own.milliseconds)
-    fitting = [own for own in named_intervals if _divides(own, interval)]
+    fitting = [own for own in named_intervals if own.divides(interval)]
     if fitting:
         return of_symbol[fitting[-1]]
     return of_symbol[None] if None in of_symbol else of_symbol[named_intervals[0]]
@@ -324,15 +331,10 @@ def _interval_of(timestamps: NDArray[np.int64], asked: Interval, where: str) -> 
         return Interval("M")
     if length_ms not in _INTERVALS:
         known = ", ".join(get_args(IntervalCode))
-        raise DataError(f"{where} has bars {length_ms / 60_000:g} minutes apart, which is no interval: {known}")
+        raise DataError(
+            f"{where} has bars {length_ms / 60_000:g} minutes apart, which is no interval; save bars of one of {known}"
+        )
     return _INTERVALS[length_ms]
-
-
-def _divides(shorter: Interval, longer: Interval) -> bool:
-    """Tell whether every bar of one interval consists of whole bars of the other."""
-    if longer.code == "M":
-        return shorter.code != "W"
-    return shorter.code != "M" and longer.milliseconds % shorter.milliseconds == 0
 
 
 def _unknown_symbol(path: Path, symbol: str, markets: Iterable[str]) -> UnknownSymbolError:
