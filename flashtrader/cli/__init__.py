@@ -9,7 +9,9 @@ import typer
 
 from flashtrader import __version__
 from flashtrader.cli import backtest, bench, fetch, predict, runs, train, verify
-from flashtrader.cli.console import fail
+from flashtrader.cli.console import fail, say
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="flashtrader",
@@ -67,7 +69,10 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         _refuse_empty(arguments)
-        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+        exit_code = app(arguments or ["--help"], standalone_mode=False)
+        if exit_code == _INTERRUPTED:  # and the command has said nothing of it
+            say("stopped; every file is whole, and the same command begins again")
+        sys.exit(exit_code)
     except FlashtraderError as error:
         if debug:
             raise

@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
@@ -86,3 +87,24 @@ def test_a_terminal_that_knows_no_other_signs_than_ascii_loses_none(
     place.command.succeeds("predict", *place.places())
     ascii_only.flush()
     assert rb"R\xb2 is against forecasting no change" in ascii_only.buffer.getvalue()  # R²
+
+
+@pytest.mark.parametrize(
+    ("command", "does"),
+    [
+        ("predict", "flashtrader.forecasting.forecast.forecast_run"),
+        ("backtest", "flashtrader.backtest.experiment.backtest_run"),
+        ("verify", "flashtrader.verification.suite.verify_run"),
+        ("runs best", "flashtrader.registry.list_runs"),
+        ("fetch --check", "flashtrader.market.audit.audit"),
+    ],
+)
+def test_ctrl_c_is_answered_in_a_line(
+    copy_of_finished: Callable[[], Place], monkeypatch: pytest.MonkeyPatch, command: str, does: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    place = copy_of_finished()
+    monkeypatch.setattr(does, interrupted)
+    assert place.tells(command) == (130, "stopped; every file is whole, and the same command begins again")
