@@ -42,8 +42,11 @@ from flashtrader.config import Experiment, load_config, to_yaml
 from flashtrader.errors import FlashtraderError
 from flashtrader.interval import Interval
 from flashtrader.manifest import read_manifest
+from flashtrader.market.audit import FundingSeries, History, audit
 from flashtrader.market.bars import validate_bars
+from flashtrader.market.book_store import BookSeries, BookStore
 from flashtrader.market.books import book_table
+from flashtrader.market.funding_store import FundingStore
 from flashtrader.market.http import RateLimiter
 from flashtrader.market.sources.book_files import read_book_file
 from flashtrader.market.sources.bybit import BybitSource
@@ -246,6 +249,12 @@ def bars_table() -> pd.DataFrame:
     return pd.DataFrame({"timestamp": timestamps} | values)
 
 
+def books_table() -> pd.DataFrame:
+    """Return valid snapshots of a book."""
+    best = np.tile([[101.0, 1.0, 100.0, 1.0], [102.0, 2.0, 99.0, 2.0]], (20, 1, 1))
+    return book_table(START_MS + np.arange(20, dtype=np.int64), best)
+
+
 class Place:
     """A directory with a store, and a run that was trained for a moment; what is spoiled lies in `file`."""
 
@@ -260,6 +269,13 @@ class Place:
         self.store, self.series = Store(self.data), Series("file", SYMBOLS[0], HOURLY)
         for symbol in SYMBOLS:
             Store(self.data).append(Series("file", symbol, HOURLY), self.bars, Span(START_MS, self.end_ms))
+        self.store.examine(self.series)
+        settled = pd.DataFrame({"timestamp": START_MS + 8 * HOURLY.milliseconds * np.arange(9), "rate": 1e-4})
+        FundingStore(self.data).append("file", SYMBOLS[0], settled, Span(START_MS, self.end_ms))
+        book = BookSeries("file", SYMBOLS[0], 2)
+        BookStore(self.data).append(book, books_table())
+        funding = FundingSeries("file", SYMBOLS[0])
+        self.histories: list[tuple[str, History]] = [("60", self.series), ("book-2", book), ("funding", funding)]
         self.settings = {
             "name": "fuzz",
             "data": {"source": "file", "symbols": list(SYMBOLS), "interval": "60"},
@@ -331,8 +347,7 @@ def fuzz_bars(chance: random.Random, place: Place) -> None:
 
 def fuzz_books(chance: random.Random, place: Place) -> None:
     """Read a file of order books."""
-    best = np.tile([[101.0, 1.0, 100.0, 1.0], [102.0, 2.0, 99.0, 2.0]], (20, 1, 1))
-    table = book_table(START_MS + np.arange(20, dtype=np.int64), best)
+    table = books_table()
     path = place.file / f"BTCUSDT.{chance.choice(('csv', 'parquet'))}"
     write_table(
         chance, path, spoil_table(chance, table.drop(columns="gap_before"), {"gap_before": table["gap_before"]})
@@ -342,17 +357,35 @@ def fuzz_books(chance: random.Random, place: Place) -> None:
 
 def fuzz_store(chance: random.Random, place: Place) -> None:
     """Read a stored history with a part or its ledger spoiled."""
-    directory = place.store.directory(place.series)
-    victim = chance.choice(sorted(path for path in directory.iterdir() if path.suffix in (".parquet", ".json")))
-    whole = victim.read_bytes()
-    try:
-        if victim.suffix == ".json" and chance.random() < 0.7:
-            victim.write_text(json.dumps(spoil_tree(chance, json.loads(whole))))
-        else:
-            victim.write_bytes(spoil_bytes(chance, whole))
+    with _spoiled(chance, place.store.directory(place.series)):
         place.store.ledger(place.series)
         bars = place.store.read(place.series)
         promise(bars.equals(place.bars), "other bars are read than were stored")
+
+
+def fuzz_audit(chance: random.Random, place: Place) -> None:
+    """Check stored bars, funding or books with a part or their ledger spoiled: an audit refuses nothing, it reports."""
+    name, history = chance.choice(place.histories)
+    directory = place.data / "file" / SYMBOLS[0] / name
+    with _spoiled(chance, directory) as changed:
+        findings = audit(place.data, history).findings
+        promise(changed.suffix == ".json" or bool(findings), "damage to a part is not seen")
+        promise(all(finding.path.resolve().parent == directory for finding in findings), "a repair would go elsewhere")
+
+
+@contextlib.contextmanager
+def _spoiled(chance: random.Random, directory: Path) -> Iterator[Path]:
+    """Spoil a part or the ledger in a directory for a while, and yield its path."""
+    victim = chance.choice(sorted(path for path in directory.iterdir() if path.suffix in (".parquet", ".json")))
+    whole = spoiled = victim.read_bytes()
+    while spoiled == whole:
+        if victim.suffix == ".json" and chance.random() < 0.7:
+            spoiled = json.dumps(spoil_tree(chance, json.loads(whole))).encode()
+        else:
+            spoiled = spoil_bytes(chance, whole)
+    victim.write_bytes(spoiled)
+    try:
+        yield victim
     finally:
         victim.write_bytes(whole)
 
@@ -580,6 +613,7 @@ TARGETS: dict[str, Callable[[random.Random, Place], None]] = {
     "bars": fuzz_bars,
     "books": fuzz_books,
     "store": fuzz_store,
+    "audit": fuzz_audit,
     "signals": fuzz_signals,
     "weights": fuzz_weights,
     "plain": fuzz_plain,
