@@ -91,6 +91,7 @@ class MemberState(_Part):
     seed: int
     status: Text
     """waiting, or how its training stopped."""
+    steps: int = 0
 
 
 class Outcome(_Part):

@@ -145,7 +145,7 @@ def _go_on_with_members(experiment: Experiment, data_dir: Path, run: Run) -> lis
     check_same_experiment(run, experiment)
     data = label(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
-    _go_on(run, experiment, after_step=sum(member.get("steps", 0) for member in run.manifest["members"]))
+    _go_on(run, experiment, after_step=sum(member.steps for member in run.read_manifest().members))
     return _plan(experiment, data)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from experiments import tiny
 from flashtrader.config import (
@@ -32,6 +33,7 @@ from flashtrader.models.model import unit_scaler
 from flashtrader.models.weights import load_tensors
 from flashtrader.panel.loading import panel_shape
 from flashtrader.run import Run
+from flashtrader.training import distributed
 from flashtrader.training.distributed import Team, join, team
 from flashtrader.training.loop import resume_training, train_model
 from panels import random_bars, store_bars
@@ -159,7 +161,7 @@ def talk() -> None:
         assert together.from_writer(lambda: f"from {together.rank}") == "from 0"
         assert together.largest(together.rank) == together.size - 1
         together.check_same_bars({"AAA": {"rows": 600}})
-        with pytest.raises(DataError, match="the stored bars are not the same in all processes; give a --data-dir"):
+        with pytest.raises(DataError):
             together.check_same_bars({"AAA": {"rows": 600 + together.rank}})
         with pytest.raises(ConfigError, match="the writer's refusal"):
             together.from_writer(refuse)
@@ -168,6 +170,16 @@ def talk() -> None:
 
 def test_processes_agree_and_notice_where_their_bars_differ() -> None:
     assert in_processes(2, talk) == [None] * 2
+
+
+def test_other_bars_than_the_writers_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Team, "from_writer", lambda *_: {"AAA": {"rows": 601}})
+    with pytest.raises(DataError) as refused:
+        Team().check_same_bars({"AAA": {"rows": 600}})
+    assert str(refused.value) == (
+        "the stored bars are not the same in all processes; give a --data-dir that all machines share, or copy the "
+        "first one's to the others"
+    )
 
 
 def lose_one() -> None:
@@ -180,12 +192,27 @@ def lose_one() -> None:
 def test_a_lost_process_is_told_from_one_that_has_no_memory() -> None:
     left, lost = in_processes(2, lose_one)
     assert type(left) is TrainingError
-    assert str(left).startswith("the processes can't go on together: ")
-    assert str(left).endswith(
-        "; where one of them was lost, torchrun --max-restarts goes on from the last checkpoint by itself, and so "
-        "does: flashtrader train --resume RUN"
-    )
     assert (type(lost), str(lost)) == (RuntimeError, "can't allocate memory")
+
+
+def test_what_is_left_of_a_group_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("TORCHELASTIC_RUN_ID", "test")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError) as left, join(TrainingConfig(device="cpu")):
+        raise dist.DistBackendError("Connection closed by peer\nException raised from …")
+    assert str(left.value) == (
+        "the processes can't go on together: Connection closed by peer; where one of them was lost, torchrun "
+        "--max-restarts goes on from the last checkpoint by itself, and so does: flashtrader train --resume RUN"
+    )
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError) as refused:
+        distributed._take_gpu(0, 4)
+    assert str(refused.value) == (
+        "training.device: 4 processes on a machine with 2 GPUs; start one for each, or set it to cpu"
+    )
 
 
 def begin_again() -> str:
