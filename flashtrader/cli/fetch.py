@@ -47,7 +47,7 @@ class Category(StrEnum):
 def fetch(
     context: typer.Context,
     symbols: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--symbols", "-s", help="Markets, separated by commas: BTCUSDT,ETHUSDT.", show_default=False),
     ] = None,
     source: Annotated[
@@ -123,9 +123,11 @@ def fetch(
     from flashtrader.market.sources.opening import open_source
     from flashtrader.market.store import Series, Store
 
-    names = [name.strip() for name in (symbols or "").split(",") if name.strip()]
-    if (not names and not (check and symbols is None)) or len(set(names)) < len(names):
-        raise ConfigError(f"--symbols{f' {symbols}' if symbols else ''}: name each market once, separated by commas")
+    listed = ",".join(symbols or [])
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if (not names and not (check and not listed)) or len(set(names)) < len(names):
+        raise ConfigError(f"--symbols{f' {listed}' if listed else ''}: name each market once, separated by commas")
+    bar_interval = Interval.parse(interval or "60")
     if check:
         origins = {name: context.get_parameter_source(name) for name in context.params}
         given = {name for name, origin in origins.items() if origin and origin.name != "DEFAULT"}
@@ -152,7 +154,6 @@ def fetch(
         _refuse([name for name, value in {"--interval": interval, "--noise-only": noise_only}.items() if value], "bars")
         fetch_funding(data, path, base_url, span_ms, data_dir, as_json)
         return
-    bar_interval = Interval.parse(interval or "60")
     store = Store(data_dir)
     from_source = open_source(data, path, base_url)
     try:

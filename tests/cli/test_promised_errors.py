@@ -20,6 +20,18 @@ VALUES = [
     (["backtest", "--out", " "], f"after --out: {EMPTY}"),
     ([""], f"after flashtrader: {EMPTY}"),
 ]
+OPTIONS = [
+    (
+        "fetch --symbols AAA --symbols BBB --symbols AAA",
+        2,
+        "--symbols AAA,BBB,AAA: name each market once, separated by commas",
+    ),
+    (
+        "fetch --check --interval 7",
+        2,
+        "unknown interval '7': choose one of 1, 3, 5, 15, 30, 60, 120, 240, 360, 720, D, W, M",
+    ),
+]
 CONFIGS = [
     ("--set .=1", 2, "--set .=1: write it as section.key=value"),
     ("--set model..width=1", 2, "--set model..width=1: write it as section.key=value"),
@@ -42,6 +54,11 @@ def test_an_empty_value_is_not_the_working_directory_or_the_real_exchange(
     unspoiled: Place, words: list[str], message: str
 ) -> None:
     assert unspoiled.command.fails(2, *words) == message
+
+
+@pytest.mark.parametrize(("command", "exit_code", "message"), OPTIONS)
+def test_what_can_t_be_asked_for(unspoiled: Place, command: str, exit_code: int, message: str) -> None:
+    assert unspoiled.tells(command) == (exit_code, message)
 
 
 @pytest.mark.parametrize(("options", "exit_code", "message"), CONFIGS)
