@@ -30,7 +30,7 @@ def refuse_absurd(path: Path) -> None:
         if nested:
             kind = str(nested[0].type)
             told = kind if len(kind) <= 40 else kind[:40] + "…"
-            raise SourceError(f"{path}: column {nested[0].name} holds {told}; a table here has one value in a cell")
+            raise SourceError(f"{path}: column {nested[0].name} holds {told}; save it with one value in each cell")
         return
     with path.open("rb") as opened:
         head = opened.read(_HEADER_BYTES)
@@ -44,7 +44,7 @@ def _refuse_cells(path: Path, num_bytes: int, num_rows: int, num_columns: int) -
         raise SourceError(f"{path}: more than {_MOST_CELLS:,} values; split it by market")
     if num_cells > max(_MANY_CELLS, _MOST_CELLS_PER_BYTE * num_bytes):
         raise SourceError(
-            f"{path}: declares {num_cells:,} values in {num_bytes:,} bytes, which no market's are; save it again"
+            f"{path}: declares {num_cells:,} values in {num_bytes:,} bytes, too few for a market's; save it again"
         )
 
 

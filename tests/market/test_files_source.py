@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flashtrader.errors import ConfigError, DataError, FlashtraderError, SourceError, UnknownSymbolError
@@ -346,6 +349,26 @@ def test_absurd_sizes_are_refused_before_they_are_read(tmp_path: Path, monkeypat
     with (tmp_path / "BTC.csv").open("wb") as sparse:
         sparse.truncate(5 * 2**30)
     assert refusal(SourceError, tmp_path / "BTC.csv") == "5.0 GiB, more than 4; split it by market"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"time": pa.nulls(20_000_000)},
+            "declares 20,000,000 values in {bytes} bytes, too few for a market's; save it again",
+        ),
+        ({"time": [[1]]}, "column time holds list<element: int64>; save it with one value in each cell"),
+        (
+            {"time": [{"a long name for a number": 1}]},
+            "column time holds struct<a long name for a number: int64>; save it with one value in each cell",
+        ),
+    ],
+)
+def test_absurd_tables_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    path = tmp_path / "BTC.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert refusal(SourceError, path) == message.format(bytes=f"{path.stat().st_size:,}")
 
 
 def test_two_files_of_the_same_bars_are_a_question(tmp_path: Path) -> None:

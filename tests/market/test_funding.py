@@ -118,15 +118,39 @@ def test_the_recorded_answer_is_read(market_data, store, limiter):
 
 
 def test_unknown_markets_and_damaged_answers_are_one_line(exchange, store, limiter):
-    with pytest.raises(UnknownSymbolError, match="NOPE is not listed in category linear"):
+    with pytest.raises(UnknownSymbolError) as unknown:
         fetch_funding(source_of(exchange, limiter), store, ["NOPE"])
+    assert str(unknown.value) == (
+        f"{exchange.host}: funding of NOPE: retCode 10001 'symbol invalid': NOPE is not listed in category linear; "
+        "check the spelling (upper case, such as BTCUSDT) and the category"
+    )
     worded = changed_rows(lambda rows: [{"symbol": "BTCUSDT"}, *rows])
-    exchange.fail(worded, times=10, when=lambda request: "endTime" in request.query)
+    exchange.fail(worded, times=5, when=lambda request: "endTime" in request.query)
     [report] = fetch_funding(source_of(exchange, limiter), store, ["BTCUSDT"], START_MS)
-    assert "lacks its symbol, time or rate" in report.failed
-    exchange.fail(changed_rows(lambda rows: [rows[0] | {"symbol": "ETHUSDT"}]), times=10)
-    with pytest.raises(SourceError, match="about another market"):
+    assert report.failed == (
+        f"{exchange.host}: funding of BTCUSDT: a settlement lacks its symbol, time or rate; fetch again (asked 5 times)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (changed_rows(lambda rows: [rows[0] | {"symbol": "ETHUSDT"}]), "the answer is about another market"),
+        (
+            changed_rows(lambda rows: [rows[0] | {"fundingRateTimestamp": str(NOW_MS + 1)}]),
+            "settlements came from outside the time asked for",
+        ),
+        (
+            lambda reply: json_reply(reply.json | {"result": {}}),
+            "retCode 0, but no list of settlements in the answer",
+        ),
+    ],
+)
+def test_an_answer_that_stays_wrong_is_one_line(exchange, limiter, fault, message):
+    exchange.fail(fault, times=5)
+    with pytest.raises(SourceError) as wrong:
         source_of(exchange, limiter).history("BTCUSDT")
+    assert str(wrong.value) == f"{exchange.host}: funding of BTCUSDT: {message}; fetch again (asked 5 times)"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -146,22 +170,45 @@ def test_a_file_of_several_markets(tmp_path, store, suffix):
     assert store.read("file", "BBB").answered == (Span(START_MS, START_MS + 20 * 4 * HOUR_MS),)
 
 
-def test_files_that_do_not_say_what_they_are_of_are_refused(tmp_path, store):
+@pytest.mark.parametrize(
+    ("table", "symbol", "error", "message"),
+    [
+        (
+            settlements(5),
+            "BBB",
+            UnknownSymbolError,
+            "holds one market, and its name does not say BBB; rename it BBB.csv if it is that, "
+            "or ask for the symbol in its name",
+        ),
+        (
+            settlements(5).rename(columns={"rate": "paid"}),
+            "AAA",
+            DataError,
+            "no column of rates; name it one of rate, funding_rate, fundingrate, last_funding_rate; "
+            "found timestamp, paid",
+        ),
+        (
+            settlements(5).assign(rate=7.5),
+            "AAA",
+            DataError,
+            "AAA: settlement 2023-11-15T00:00:00Z has no usable rate: a fraction of the position's value (rate 7.5); "
+            "correct or remove this row",
+        ),
+        (settlements(1), "AAA", DataError, "AAA has a single settlement; give a history of them"),
+    ],
+)
+def test_files_that_do_not_say_what_they_are_of_are_refused(tmp_path, table, symbol, error, message):
     path = tmp_path / "AAA.csv"
-    settlements(5).to_csv(path, index=False)
-    with pytest.raises(UnknownSymbolError, match="does not say BBB"):
-        fetch_funding(FundingFile(path), store, ["BBB"])
-    settlements(5).rename(columns={"rate": "paid"}).to_csv(path, index=False)
-    with pytest.raises(DataError, match="no column of rates; name it one of rate"):
-        fetch_funding(FundingFile(path), store, ["AAA"])
-    settlements(5).assign(rate=7.5).to_csv(path, index=False)
-    with pytest.raises(DataError, match="has no usable rate"):
-        fetch_funding(FundingFile(path), store, ["AAA"])
-    settlements(1).to_csv(path, index=False)
-    with pytest.raises(DataError, match="a single settlement"):
-        fetch_funding(FundingFile(path), store, ["AAA"])
-    with pytest.raises(ConfigError, match="no such file"):
+    table.to_csv(path, index=False)
+    with pytest.raises(error) as refused:
+        FundingFile(path).history(symbol)
+    assert str(refused.value) == f"{path}: {message}"
+
+
+def test_a_file_of_funding_that_is_none(tmp_path):
+    with pytest.raises(ConfigError) as refused:
         FundingFile(tmp_path)
+    assert str(refused.value) == f"{tmp_path}: no such file; give --path one file of settlements"
 
 
 def test_a_longer_file_extends_what_is_stored_and_another_market_is_refused(tmp_path, store):
