@@ -127,7 +127,7 @@ ROWS = [
         file("AAA.txt", "1 2 3\n"),
         BOOKS + "AAA.txt",
         1,
-        "{root}/AAA.txt: 1 rows of numbers; FI-2010 has 40 of prices and sizes at least",
+        "{root}/AAA.txt: 1 rows of numbers; FI-2010 has 40 of prices and sizes at least, all of them finite",
     ),
     (
         file("f.csv", "timestamp,rate\n0,0.1\n"),
