@@ -69,7 +69,7 @@ class Run:
         lock. Raises TrainingError when another process is still there after a while.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=_PATIENCE_SECONDS)
+        lock = FileLock(self.path / ".lock", timeout=_PATIENCE_SECONDS, mode=0o666)  # of all who may write here
         try:
             lock.acquire()
         except Timeout:
