@@ -141,7 +141,7 @@ def load_plain(path: Path, family: PlainFamily, experiment: Experiment) -> Plain
     try:
         return PlainModel(family, experiment, {name: tensor.numpy() for name, tensor in tensors.items()})
     except Exception as error:  # skops raises whatever the trees that it reads do
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise TrainingError(f"{path}: the model can't be read here ({reason}); train the run again") from None
 
 
