@@ -281,7 +281,11 @@ def _resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher
         return _begin(experiment, data, partial(_begin_anew, run, experiment), watch)
     trainer = Trainer(experiment, data, _untrained(experiment, data), run)
     trainer.restore()
-    _go_on(run, experiment, after_step=trainer.progress.step)
+    if trainer.is_over:  # and what was made of the model stays right
+        to_go_on = "to go on, raise training.max_steps or training.patience"
+        _log.warning("%s: trained to its end already, at step %d; %s", run.path, trainer.progress.step, to_go_on)
+    else:
+        _go_on(run, experiment, after_step=trainer.progress.step)
     return trainer.train(watch)
 
 

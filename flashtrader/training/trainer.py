@@ -111,6 +111,11 @@ class Trainer:
                 watch(metrics)
         return stopped
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to make."""
+        return self._reason_to_stop() is not None
+
     def _log(self) -> AbstractContextManager[MetricsLog | None]:
         return MetricsLog(self.run, tensorboard=self.config.tensorboard) if self.team.is_writer else nullcontext()
 

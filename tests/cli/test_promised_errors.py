@@ -125,3 +125,16 @@ def test_ctrl_c_is_answered_in_a_line(
     place = copy_of_finished()
     monkeypatch.setattr(does, interrupted)
     assert place.tells(command) == (130, "stopped; every file is whole, and the same command begins again")
+
+
+@pytest.mark.parametrize("options", ["", " --set training.max_steps=1"])
+def test_a_training_that_has_ended_says_so_and_keeps_what_was_made_of_it(
+    copy_of_finished: Callable[[], Place], caplog: pytest.LogCaptureFixture, options: str
+) -> None:
+    place = copy_of_finished()
+    before = {path: path.read_bytes() for path in (place.run / "config.yaml", place.run / "forecasts.parquet")}
+    place.command.succeeds("train", "--resume", place.run, *options.split(), *place.places())
+    assert caplog.messages == [
+        f"{place.run}: trained to its end already, at step 2; to go on, raise training.max_steps or training.patience"
+    ]
+    assert {path: path.read_bytes() for path in before} == before
