@@ -165,18 +165,18 @@ def test_a_ledger_that_is_gone_is_made_anew(store: BookStore) -> None:
     [
         (
             lambda directory: (directory / "ledger.json").write_text("{}"),
-            "ledger.json: not a ledger (runs: field required); set it aside with `flashtrader fetch --check "
-            "--repair`: it is made anew, without the reasons of gaps",
+            "{directory}/ledger.json: not a ledger (runs: field required); set it aside with `flashtrader fetch "
+            "--check --repair`: it is made anew, without the reasons of gaps",
         ),
         (
             lambda directory: next(directory.glob("books-*")).write_bytes(b"PAR1"),
-            "books-20231114T221320000Z.parquet: damaged (Parquet file size is 4 bytes, smaller than the minimum file "
-            "footer (8 bytes)); set it aside with `flashtrader fetch --check --repair`; the time it held is then "
-            "marked as a gap",
+            "{directory}/books-20231114T221320000Z.parquet: damaged (Parquet file size is 4 bytes, smaller than the "
+            "minimum file footer (8 bytes)); set it aside with `flashtrader fetch --check --repair`; the time it held "
+            "is then marked as a gap",
         ),
         (
             lambda directory: (directory / "books-new.parquet").touch(),
-            "books-new.parquet: not named as a part of stored books is; move it elsewhere",
+            "{directory}/books-new.parquet: not named as a part of stored books is; move it elsewhere",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_damage_is_an_error_of_one_line(store: BookStore, spoil: Callable[[Path]
     spoil(store.directory(BTC))
     with pytest.raises(DataError) as refused:
         store.read(BTC)
-    assert str(refused.value) == f"{store.directory(BTC)}/{message}"
+    assert str(refused.value) == message.format(directory=store.directory(BTC))
 
 
 def test_what_is_invalid_is_refused_before_anything_is_written(store: BookStore) -> None:
