@@ -60,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return what `path` holds. Raises DataError when it is missing or is not JSON, UnreadableError as `readable`."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: missing, or not a file")
     try:
         return json.loads(_text(path))
     except (ValueError, RecursionError) as error:

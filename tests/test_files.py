@@ -29,7 +29,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     with pytest.raises(DataError) as refused:
         read_json(path)
-    assert str(refused.value) == f"{path}: no such file"
+    assert str(refused.value) == f"{path}: missing, or not a file"
     path.write_text('{"a": ')
     with pytest.raises(DataError) as refused:
         read_json(path)
