@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from flashtrader.config import first_problem
 from flashtrader.errors import DataError, UnreadableError
 from flashtrader.files import read_json
 from flashtrader.market.parts import PartKind, part_time
@@ -67,8 +68,4 @@ def read_ledger_file(path: Path, parse: Callable[[Any], T], advice: str) -> T:
     except DataError as error:
         raise DataError(f"{error}; {advice}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{place}." for place in first["loc"]).rstrip(".")
-        problem = first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
-        told = ": ".join(filter(None, (where, f"{problem[0].lower()}{problem[1:]}")))
-        raise DataError(f"{path}: not a ledger ({told}); {advice}") from None
+        raise DataError(f"{path}: not a ledger ({first_problem(error)}); {advice}") from None

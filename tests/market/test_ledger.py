@@ -86,7 +86,7 @@ BOOKS = BookLedger((Run(0, 1, 2, Break("began", "so")),), ("books-20240131T12000
 [RUN] = BOOKS["runs"]
 ASIDE = "set it aside with `flashtrader fetch --check --repair`"
 NONSENSE: list[tuple[object, str]] = [
-    ([], "input should be a valid dictionary"),
+    ([], "all of it: input should be a valid dictionary"),
     ({}, "examined: field required"),
     (BARS | {"examined": "yes"}, "examined: input should be a valid boolean"),
     (BARS | {"rows": 2**70}, "rows: input should be less than 9223372036854775808"),
