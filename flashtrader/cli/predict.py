@@ -22,6 +22,10 @@ class Part(StrEnum):
     LATEST = "latest"
 
 
+_MOST = 100_000
+"""Bars of a rollout, or its paths: more fill the memory or take for ever, and tell no more."""
+
+
 def predict(
     context: typer.Context,
     run: RunName = None,
@@ -42,6 +46,7 @@ def predict(
             "--rollout",
             help="Family candles: go on from the newest bar for so many, each forecast from those before it.",
             min=1,
+            max=_MOST,
             show_default=False,
         ),
     ] = None,
@@ -51,6 +56,7 @@ def predict(
             "--paths",
             help="With --rollout, sample paths; 200 where the model has a distribution.",
             min=0,
+            max=_MOST,
             show_default=False,
         ),
     ] = None,

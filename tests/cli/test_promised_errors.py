@@ -31,6 +31,16 @@ OPTIONS = [
         2,
         "unknown interval '7': choose one of 1, 3, 5, 15, 30, 60, 120, 240, 360, 720, D, W, M",
     ),
+    (
+        "predict --rollout 1000000",
+        2,
+        "Invalid value for '--rollout': Input should be less than or equal to 100000",
+    ),
+    (
+        "predict --rollout 3 --paths 1000000",
+        2,
+        "Invalid value for '--paths': Input should be less than or equal to 100000",
+    ),
 ]
 CONFIGS = [
     ("--set .=1", 2, "--set .=1: write it as section.key=value"),
