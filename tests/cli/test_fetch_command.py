@@ -424,7 +424,7 @@ def test_yahoos_prices_of_before_and_after_a_split_are_not_joined(fetching: Fetc
 # Ctrl-C.
 
 
-@pytest.mark.parametrize("delay_s", [1.5, 30.0])
+@pytest.mark.parametrize("delay_s", [5.0, 30.0])
 def test_an_interrupt_keeps_what_arrived_and_says_how_to_go_on(
     exchange: ExchangeServer, fetching: Fetching, delay_s: float
 ) -> None:
