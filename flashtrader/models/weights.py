@@ -36,7 +36,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and facts of a file. Raises TrainingError when it is missing or damaged."""
     if not path.is_file():
-        raise TrainingError(f"{path}: no such checkpoint; was the training stopped before its first one?")
+        raise TrainingError(
+            f"{path}: no such checkpoint; if the training was stopped before its "
+            "first one, go on with `train --resume`, else restore a copy"
+        )
     try:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}

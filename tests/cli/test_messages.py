@@ -341,7 +341,10 @@ FILES = [
         without("checkpoints/best.safetensors"),
         "predict",
         1,
-        ("{run}/checkpoints/best.safetensors: no such checkpoint; was the training stopped before its first one?"),
+        (
+            "{run}/checkpoints/best.safetensors: no such checkpoint; if the training was stopped before its "
+            "first one, go on with `train --resume`, else restore a copy"
+        ),
     ),
     (
         cut("plain/boosting.safetensors"),

@@ -241,6 +241,7 @@ def test_a_run_without_a_checkpoint_says_so_to_predict_and_begins_anew(
         at_step(patch, 1, fail(MemoryError()))
         place.fails(1, "train", "--config", place.config)
     assert place.fails(1, "predict") == (
-        f"{place.run}/checkpoints/best.safetensors: no such checkpoint; was the training stopped before its first one?"
+        f"{place.run}/checkpoints/best.safetensors: no such checkpoint; if the training was stopped before its "
+        "first one, go on with `train --resume`, else restore a copy"
     )
     assert place("train", "--resume", place.run)["steps"] == 4

@@ -57,4 +57,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     with pytest.raises(TrainingError) as refused:
         load_tensors(path)
-    assert str(refused.value) == f"{path}: no such checkpoint; was the training stopped before its first one?"
+    assert str(refused.value) == (
+        f"{path}: no such checkpoint; if the training was stopped before its first one, go on with `train --resume`, "
+        "else restore a copy"
+    )
