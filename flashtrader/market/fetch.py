@@ -4,9 +4,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,13 @@ from flashtrader.market.spans import Span, iso_time, minus, union
 from flashtrader.market.store import Series, Store
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 _DEFAULT_MS = 2 * 365 * DAY_MS
 _SYMBOLS_AT_ONCE = 4
 _FLUSH_BARS = 50_000
 _FLUSH_SECONDS = 5.0
+_WAKES_AFTER_S = 0.2
 _STOPPED = "the fetch was stopped before the source answered"
 # A bar alone may agree by chance: in a quiet minute two exchanges trade at the same prices.
 _COMPARED_BARS = 10
@@ -109,13 +112,20 @@ def fetch(
 
     with ThreadPoolExecutor(_SYMBOLS_AT_ONCE) as pool:
         try:
-            histories = list(pool.map(history, all_series))
-            reports = list(pool.map(one, all_series, histories))
+            histories = _results([pool.submit(history, series) for series in all_series])
+            reports = _results([pool.submit(one, *known) for known in zip(all_series, histories, strict=True)])
         except BaseException:
             stop.set()  # the threads store what they have received, then end
             source.abandon()
             raise
     return _compared(store, all_series, reports)
+
+
+def _results(futures: Sequence[Future[T]]) -> list[T]:
+    """Return what comes of all; wakes often: Ctrl-C that the system told another thread of wakes no one that waits."""
+    while wait(futures, _WAKES_AFTER_S).not_done:
+        pass
+    return [future.result() for future in futures]
 
 
 def _wanted(
