@@ -50,7 +50,9 @@ def load_model(path: Path, experiment: Experiment) -> GridModel:
     with torch.device("meta"):
         described = build_model(experiment, scaler).state_dict()
     if _shapes(tensors) != _shapes(described):
-        raise TrainingError(f"{path}: the weights do not fit the run's config.yaml; was one of them edited?")
+        raise TrainingError(
+            f"{path}: the weights do not fit the run's config.yaml; restore both from a copy, or train again"
+        )
     model = build_model(experiment, scaler)
     model.load_state_dict(tensors)
     return model.eval()

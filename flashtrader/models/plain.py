@@ -137,7 +137,9 @@ def load_plain(path: Path, family: PlainFamily, experiment: Experiment) -> Plain
     """
     tensors, facts = load_tensors(path)
     if facts != _facts(family, experiment):
-        raise TrainingError(f"{path}: the model does not fit the run's config.yaml; was one of them edited?")
+        raise TrainingError(
+            f"{path}: the model does not fit the run's config.yaml; restore both from a copy, or train again"
+        )
     try:
         return PlainModel(family, experiment, {name: tensor.numpy() for name, tensor in tensors.items()})
     except Exception as error:  # skops raises whatever the trees that it reads do

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from flashtrader.errors import TrainingError
+from flashtrader.errors import TrainingError, is_out_of_memory
 from flashtrader.files import replacing
 from flashtrader.models.weights import load_tensors, save_tensors
 from flashtrader.training.distributed import divided_like, team
@@ -98,10 +98,11 @@ def restore_checkpoint(
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return Progress(**facts["progress"])
     except (ArithmeticError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1].strip()
+        if is_out_of_memory(error):
+            raise
         raise TrainingError(
-            f"{path}: the checkpoint does not fit the run's config.yaml ({reason}); was one of them edited?"
-        ) from None
+            f"{path}: the checkpoint does not fit the run's config.yaml; restore both from a copy, or train again"
+        ) from error
 
 
 def _newest_whole(directory: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:

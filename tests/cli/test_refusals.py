@@ -244,6 +244,11 @@ def wider(place: Place) -> None:
     path.write_text(path.read_text().replace("width: 8", "width: 16"))
 
 
+def weights_as_checkpoint(place: Place) -> None:
+    checkpoints = place.run / "checkpoints"
+    shutil.copy(checkpoints / "best.safetensors", checkpoints / "last.safetensors")
+
+
 def manifest(**entries: object) -> Spoil:
     """Put entries into the manifest; None takes one out."""
 
@@ -272,10 +277,18 @@ FILES = [
         "train again",
     ),
     (
+        weights_as_checkpoint,
+        "train --resume tiny-001 --set training.max_steps=9",
+        1,
+        "{run}/checkpoints/last.safetensors: the checkpoint does not fit the run's config.yaml; restore both from a "
+        "copy, or train again",
+    ),
+    (
         wider,
         "predict",
         1,
-        "{run}/checkpoints/best.safetensors: the weights do not fit the run's config.yaml; was one of them edited?",
+        "{run}/checkpoints/best.safetensors: the weights do not fit the run's config.yaml; restore both from a "
+        "copy, or train again",
     ),
     (
         into("runs/tiny-001/manifest.json", "[]"),

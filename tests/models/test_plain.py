@@ -158,7 +158,10 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path, model: PlainModel, kno
 
     with pytest.raises(TrainingError) as refused:
         load_plain(path, model.family, experiment(context_bars=CONTEXT - 1))
-    assert str(refused.value) == f"{path}: the model does not fit the run's config.yaml; was one of them edited?"
+    assert (
+        str(refused.value)
+        == f"{path}: the model does not fit the run's config.yaml; restore both from a copy, or train again"
+    )
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
