@@ -120,10 +120,10 @@ def train(
 
         return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
-    from flashtrader.training.distributed import join
     from flashtrader.training.loop import resume_training, train_model
     from flashtrader.training.spread import Spread
     from flashtrader.training.stopping import Terminated, terminable
+    from flashtrader.training.torchrun import join
 
     over = Spread(engine.value, workers) if at_once else None
     if over is not None:

@@ -1,4 +1,4 @@
-"""The processes that torchrun started, training one model together. All that knows of process groups is here.
+"""The processes that train one model together: what they say to each other, and how they divide a batch and a model.
 
 Every process reads the same bars and draws the same segments; each runs its share of a batch, which is some of the
 segments or, under `context_parallel`, a stretch of each of them. Then every process gathers the answers of all and
@@ -8,56 +8,29 @@ of which some processes hold few, or a Sharpe ratio, which is no mean at all.
 Shapes: B segments of S bars in the batch, b segments of s bars in a share, K targets, P numbers for each.
 """
 
-import logging
-import os
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from flashtrader.config import TrainingConfig
-from flashtrader.errors import (
-    BackendError,
-    ConfigError,
-    DataError,
-    DivergedError,
-    FlashtraderError,
-    TrainingError,
-    is_out_of_memory,
-)
-from flashtrader.launch import num_processes, rank, was_launched
-from flashtrader.models.cache import KeyValueCache
-from flashtrader.models.decoder import Decoder
+from flashtrader.errors import DataError, FlashtraderError
 from flashtrader.models.model import GridModel
-from flashtrader.models.precision import pick_device
 from flashtrader.panel.segments import Batch, Segments
+from flashtrader.training.relaunch import Launch
 
 Made = TypeVar("Made")
-
-_PATIENCE = timedelta(hours=2)
-"""How long a process waits for another, which may be fitting plain models; one that died is noticed at once."""
-
-_LOOK_SECONDS = 0.05
-
-_LASTING = (ConfigError, DataError, BackendError, DivergedError)
-"""What a training meets again when its processes are started again."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +45,8 @@ class Team:
     """FSDP in place of DDP."""
     neighbours: "dist.ProcessGroup | None" = None
     """Those that share a segment with this one."""
-    launch: Store | None = None
-    """torchrun's own memory: it lives as long as the launch, through every restart of its processes."""
+    launch: Launch = field(default_factory=Launch)
+    """What outlives the processes, which may have been started again."""
 
     @property
     def is_writer(self) -> bool:
@@ -119,15 +92,7 @@ class Team:
 
     def begun(self) -> Path | None:
         """Return the run that this launch began before its processes were started again, if it did."""
-        return self.from_writer(self._recall)
-
-    def _recall(self) -> Path | None:
-        return Path(self.launch.get("run").decode()) if self.launch and self.launch.check(["run"]) else None
-
-    def remember(self, path: Path) -> None:
-        """Keep in the launch's memory, as the writer, which run it began."""
-        if self.launch is not None:
-            self.launch.set("run", str(path))
+        return self.from_writer(self.launch.begun)
 
     # Shares of a batch -------------------------------------------------------------------------------------------
 
@@ -136,30 +101,6 @@ class Team:
         own = starts_B[_part(len(starts_B), self.rank // self.context, self.size // self.context)]
         bars = _part(segments.segment_bars, self.rank % self.context, self.context)
         return Batch(segments.values[own, bars], segments.mask[own, bars], segments.labels(starts_B))
-
-    def past(self, decoder: Decoder, bars: int) -> KeyValueCache | None:
-        """Return what this process's stretch of so many bars continues; None where each process has whole segments."""
-        return None if self.context == 1 else Border(self, decoder, bars)
-
-    @property
-    def before(self) -> int | None:
-        """The rank that holds the stretch before this one's."""
-        return self.rank - 1 if self.rank % self.context > 0 else None
-
-    @property
-    def after(self) -> int | None:
-        """The rank that holds the stretch after this one's."""
-        return self.rank + 1 if (self.rank + 1) % self.context > 0 else None
-
-    def pass_on(self, given: Tensor, receiver: int | None, taken: Tensor, giver: int | None) -> None:
-        """Send a tensor to one neighbour, and fill another from the other; None is the end of a segment."""
-        transfers = []
-        if receiver is not None:
-            transfers.append(dist.P2POp(dist.isend, given.contiguous(), receiver, self.neighbours))
-        if giver is not None:
-            transfers.append(dist.P2POp(dist.irecv, taken, giver, self.neighbours))
-        for transfer in dist.batch_isend_irecv(transfers):
-            transfer.wait()
 
     def gather(self, outputs_btKP: Tensor) -> Tensor:
         """Return the answers to the whole batch (B, S, K, P), of which each process has given its share.
@@ -220,8 +161,18 @@ _joined: ContextVar[Team] = ContextVar("team", default=Team())  # noqa: B039 (it
 
 
 def team() -> Team:
-    """Return the processes that train with this one: this one alone, except within `join`."""
+    """Return the processes that train with this one: this one alone, except within `joined`."""
     return _joined.get()
+
+
+@contextmanager
+def joined(together: Team) -> Iterator[Team]:
+    """Make a team this process's own within."""
+    token = _joined.set(together)
+    try:
+        yield together
+    finally:
+        _joined.reset(token)
 
 
 def _part(length: int, index: int, parts: int) -> slice:
@@ -255,197 +206,3 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.team.size * gradient[ctx.team.rank], None
-
-
-class Border(KeyValueCache):
-    """What a stretch of a segment sees of the one before it, which the process before this one holds.
-
-    That is, in each layer, the last keys and values of that stretch; they cross as soon as the layer has them, and
-    their gradients cross back. The first stretch sees nothing before it. None may be shorter than what is seen of it.
-    """
-
-    def __init__(self, team: Team, decoder: Decoder, bars: int) -> None:
-        shape = decoder.shape
-        super().__init__(shape.layers, (shape.context_bars - 1) * decoder.tokens_per_step)
-        self._team = team
-        self.position = team.rank % team.context * bars
-
-    def extend(self, layer: int, k_BNHD: Tensor, v_BNHD: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the keys and values with which the stretch before ends, followed by this stretch's own."""
-        if self.memory_tokens == 0:
-            return k_BNHD, v_BNHD
-        end = torch.stack((k_BNHD[:, -self.memory_tokens :], v_BNHD[:, -self.memory_tokens :]))
-        seen: Tensor = _Crossing.apply(end, self._team)  # type: ignore[no-untyped-call]
-        return torch.cat((seen[0], k_BNHD), dim=1), torch.cat((seen[1], v_BNHD), dim=1)
-
-
-class _Crossing(torch.autograd.Function):
-    """Hands the end of a stretch to the next process, and returns the one before's: without a token in the first."""
-
-    @staticmethod
-    def forward(ctx: Any, end_2BNHD: Tensor, team: Team) -> Tensor:
-        ctx.team = team
-        ctx.end_shape = end_2BNHD.shape
-        seen_2BNHD = torch.empty_like(end_2BNHD) if team.before is not None else end_2BNHD[:, :, :0].clone()
-        team.pass_on(end_2BNHD, team.after, seen_2BNHD, team.before)
-        return seen_2BNHD
-
-    @staticmethod
-    def backward(ctx: Any, gradient_2BNHD: Tensor) -> tuple[Tensor, None]:
-        team = ctx.team
-        end_gradient = gradient_2BNHD.new_zeros(ctx.end_shape)
-        team.pass_on(gradient_2BNHD, team.before, end_gradient, team.after)
-        return end_gradient, None
-
-
-# torchrun -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def join(config: TrainingConfig) -> Iterator[Team]:
-    """Make the processes that torchrun started a team, and yield it; without torchrun, this process alone.
-
-    Raises ConfigError where so many can't share what the config describes, TrainingError when one of them is lost. What
-    ends one start of a launch and would end the next is raised at once where torchrun starts the processes again.
-    """
-    if not was_launched():
-        yield team()
-        return
-    launch: Store | None = None
-    try:
-        launch = _launch()
-        _refuse_again(launch)
-        token = _joined.set(_assemble(config, launch))
-        try:
-            yield team()
-        finally:
-            _joined.reset(token)
-    except _LASTING as refusal:
-        if launch is not None:
-            kind = next(index for index, each in enumerate(_LASTING) if isinstance(refusal, each))
-            launch.set("refused", f"{kind} {refusal}")
-        raise
-    except RuntimeError as error:
-        if not _is_of_a_group(error):
-            raise
-        raise TrainingError(
-            f"the processes can't go on together: {str(error).splitlines()[0]}; where one of them was lost, torchrun "
-            "--max-restarts goes on from the last checkpoint by itself, and so does: flashtrader train --resume RUN"
-        ) from error
-    if dist.is_initialized():
-        dist.destroy_process_group()  # not after an error, when the others can't be waited for
-
-
-def _refuse_again(launch: Store | None) -> None:
-    """Raise what ended this launch's processes before they were started again, if that would end them again."""
-    if launch is not None and launch.check(["refused"]):
-        kind, _, words = launch.get("refused").decode().partition(" ")
-        raise _LASTING[int(kind)](words)
-
-
-def _is_of_a_group(error: RuntimeError) -> bool:
-    """Return whether an error may be one of a process group.
-
-    gloo, within a call or a backward pass, raises RuntimeError itself, as does any operation of PyTorch that can't be
-    done; of these, only those for want of memory can be told apart.
-    """
-    if isinstance(error, dist.DistError):
-        return True
-    return type(error) is RuntimeError and num_processes() > 1 and not is_out_of_memory(error)
-
-
-def _assemble(config: TrainingConfig, launch: Store | None) -> Team:
-    size = num_processes()
-    if size == 1:
-        return Team(launch=launch)
-    if rank() > 0:
-        logging.disable(logging.WARNING)  # the first process gives the same warnings
-    _check(config, size)
-    _connect(config, launch)
-    context = config.context_parallel
-    return Team(rank(), size, context, config.distributed == "fsdp", _neighbours(context), launch)
-
-
-def _connect(config: TrainingConfig, launch: Store | None) -> None:
-    """Begin the process group: nccl on GPUs, and gloo for what one process tells the others."""
-    on_gpu = pick_device(config).type == "cuda"
-    if on_gpu:
-        _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=None if launch is None else PrefixStore(_agree_on_start(launch), launch),
-        rank=rank(),
-        world_size=num_processes(),
-        timeout=_PATIENCE,
-    )
-
-
-def _agree_on_start(launch: Store) -> str:
-    """Return a name that all processes of this start, and of no earlier one, have for it.
-
-    torchrun's store outlives a restart, and so do the addresses in it of processes that are no more (PyTorch 2.13), nor
-    do the machines count restarts alike. So each process leaves a sign of its own, and the first one answers every sign
-    that it finds until all have taken note; signs of the dead are answered in vain.
-    """
-    own = uuid4().hex
-    if rank() > 0:
-        launch.set(f"sign of {rank()}", own)
-        start = launch.get(f"answer to {own}").decode()
-        launch.set(f"{start} noted by {rank()}", "")
-        return start
-    missing = set(range(1, num_processes()))
-    while missing:
-        for other in missing:
-            if launch.check([f"sign of {other}"]):
-                launch.set(f"answer to {launch.get(f'sign of {other}').decode()}", own)
-        time.sleep(_LOOK_SECONDS)
-        missing = {other for other in missing if not launch.check([f"{own} noted by {other}"])}
-    return own
-
-
-def _check(config: TrainingConfig, size: int) -> None:
-    """Raise ConfigError unless so many processes have equal shares of a batch."""
-    if config.distributed == "none":
-        raise ConfigError(
-            f"training.distributed: none, but torchrun started {size} processes, which would train {size} times the "
-            "same; set it to ddp or fsdp, or start one process"
-        )
-    if size % config.context_parallel:
-        raise ConfigError(
-            f"training.context_parallel: {size} processes can't be divided into groups of {config.context_parallel}; "
-            "start another number, or change it"
-        )
-    groups = size // config.context_parallel
-    if config.batch_size % groups:
-        raise ConfigError(
-            f"training.batch_size: {config.batch_size} segments can't be shared evenly by {groups} "
-            f"{'processes' if config.context_parallel == 1 else f'groups of {config.context_parallel} processes'}; "
-            f"make it a multiple of {groups}, or start another number"
-        )
-
-
-def _neighbours(context: int) -> "dist.ProcessGroup | None":
-    """Return the processes that share a segment with this one, as a group: its messages don't wait for gradients'."""
-    if context == 1:
-        return None
-    own: dist.ProcessGroup
-    own, _ = dist.new_subgroups(context)  # type: ignore[no-untyped-call]
-    return own
-
-
-def _take_gpu(index: int, processes: int) -> None:
-    """Make one of this machine's GPUs this process's own."""
-    if processes > torch.cuda.device_count():
-        raise ConfigError(
-            f"training.device: {processes} processes on a machine with {torch.cuda.device_count()} GPUs; start one "
-            "for each, or set it to cpu"
-        )
-    torch.cuda.set_device(index)
-
-
-def _launch() -> Store | None:
-    """Return torchrun's own memory; None where its processes keep the store, and it ends with them."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return PrefixStore("flashtrader", TCPStore(address, port, is_master=False))

@@ -74,7 +74,7 @@ def train_model(
 def _create(runs_dir: Path, experiment: Experiment, held: ExitStack) -> Run:
     run = create_run(runs_dir, experiment)
     held.enter_context(run.alone())
-    team().remember(run.path)
+    team().launch.remember(run.path)
     return run
 
 

@@ -22,6 +22,7 @@ from flashtrader.models.weights import save_tensors
 from flashtrader.panel.segments import Batch
 from flashtrader.run import Run
 from flashtrader.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from flashtrader.training.context_parallel import Border
 from flashtrader.training.data import TrainingData
 from flashtrader.training.distributed import team, whole
 from flashtrader.training.manifest import describe_outcome
@@ -214,8 +215,9 @@ class Trainer:
         values, mask, targets = (
             torch.from_numpy(array).to(self.device) for array in (batch.values, batch.mask, batch.targets)
         )
+        past = Border(self.team, self.model.decoder, values.shape[1]) if self.team.context > 1 else None
         with autocast(self.config, self.device):
-            outputs = self.network(values, mask, self.team.past(self.model.decoder, values.shape[1]))
+            outputs = self.network(values, mask, past)
         return self.objective(self.team.gather(outputs.float()), self.model.standardise(targets))
 
     def _reason_to_stop(self) -> str | None:

@@ -33,9 +33,10 @@ from flashtrader.models.model import unit_scaler
 from flashtrader.models.weights import load_tensors
 from flashtrader.panel.loading import panel_shape
 from flashtrader.run import Run
-from flashtrader.training import distributed
-from flashtrader.training.distributed import Team, join, team
+from flashtrader.training import torchrun
+from flashtrader.training.distributed import Team, team
 from flashtrader.training.loop import resume_training, train_model
+from flashtrader.training.torchrun import join
 from panels import random_bars, store_bars
 from processes import in_processes
 
@@ -209,7 +210,7 @@ def test_what_is_left_of_a_group_says_how_to_go_on(monkeypatch: pytest.MonkeyPat
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError) as refused:
-        distributed._take_gpu(0, 4)
+        torchrun._take_gpu(0, 4)
     assert str(refused.value) == (
         "training.device: 4 processes on a machine with 2 GPUs; start one for each, or set it to cpu"
     )
@@ -329,9 +330,9 @@ def test_a_killed_process_is_survived(data_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(to_yaml(shared))
     arguments = ("--config", config, "--data-dir", data_dir, "--runs-dir", tmp_path / "shared", "--json")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1")
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1")
     launched = subprocess.Popen(
-        [str(part) for part in (*torchrun, "-m", "flashtrader", "train", *arguments)],
+        [str(part) for part in (*launcher, "-m", "flashtrader", "train", *arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
