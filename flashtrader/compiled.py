@@ -1,12 +1,28 @@
 """Loops over bars as machine code."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from numba import njit
+from numba.core.caching import FunctionCache
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _WherePossible(FunctionCache):
+    """Numba's cache of a function, less its errors: a disk that fills up, a file that was cut off by a crash."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return what was kept; None, so that it is compiled, where that can't be read."""
+        with suppress(Exception):  # what unpickling raises is anything
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, if there is a place for it."""
+        with suppress(Exception):
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
 def compiled(*signature: Any, **options: Any) -> Callable[[_Function], _Function]:
@@ -19,9 +35,11 @@ def compiled(*signature: Any, **options: Any) -> Callable[[_Function], _Function
 
     def compile_function(function: _Function) -> _Function:
         try:
-            made: _Function = compile_with(cache=True)(function)
-        except (RuntimeError, OSError):
+            made: Any = compile_with(cache=True)(function)
+            made._cache = _WherePossible(function)  # type: ignore[no-untyped-call]
+        except Exception:  # the cache's; one about the function comes again
             made = compile_with(cache=False)(function)
-        return made
+        kept: _Function = made
+        return kept
 
     return compile_function
