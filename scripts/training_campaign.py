@@ -117,7 +117,7 @@ def forks() -> ForkServerContext:
     """Return how processes begin: as a fork of one that has loaded what a training needs, and done nothing yet."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["flashtrader.cli", "flashtrader.training.loop", "flashtrader.report.plots", *_LATE]
+        ["flashtrader.cli.commands", "flashtrader.training.loop", "flashtrader.report.plots", *_LATE]
     )
     return processes
 

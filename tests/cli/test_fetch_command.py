@@ -74,7 +74,8 @@ class Fetching:
 
     def _arguments(self, server: LocalServer, options: tuple[object, ...], data_dir: Path) -> list[object]:
         symbols = [] if "--symbols" in options else ["--symbols", "BTCUSDT"]
-        return ["fetch", *symbols, "--base-url", server.url, "--data-dir", data_dir, *options]
+        host = () if "--base-url" in options else ("--base-url", server.url)
+        return ["fetch", *symbols, *host, "--data-dir", data_dir, *options]
 
 
 @pytest.fixture

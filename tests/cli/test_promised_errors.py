@@ -5,15 +5,19 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from io import BytesIO, TextIOWrapper
 
 import pytest
 
+from command import Command
 from place import TRAIN, Place
 
 EMPTY = "an empty value; give one (is a variable of the shell not set?)"
+STOPPED = "stopped; every file is whole, and the same command begins again"
 VALUES = [
     (["fetch", "--symbols", "AAA", "--data-dir", ""], f"after --data-dir: {EMPTY}"),
     (["fetch", "--symbols", "AAA", "--base-url="], f"--base-url: {EMPTY}"),
@@ -42,6 +46,13 @@ OPTIONS = [
         "Invalid value for '--paths': Input should be less than or equal to 100000",
     ),
 ]
+REPEATED = [
+    ("train --config a.yaml --config b.yaml", "--config"),
+    ("train -c a.yaml --set a.b=1 --set c.d=2 --config=b.yaml", "--config"),
+    ("runs --runs-dir a --runs-dir b", "--runs-dir"),
+    ("runs best --by skill --by sharpe", "--by"),
+    ("bench memory a.yaml b.yaml --out a --out a", "--out"),
+]
 CONFIGS = [
     ("--set .=1", 2, "--set .=1: write it as section.key=value"),
     ("--set model..width=1", 2, "--set model..width=1: write it as section.key=value"),
@@ -69,6 +80,32 @@ def test_an_empty_value_is_not_the_working_directory_or_the_real_exchange(
 @pytest.mark.parametrize(("command", "exit_code", "message"), OPTIONS)
 def test_what_can_t_be_asked_for(unspoiled: Place, command: str, exit_code: int, message: str) -> None:
     assert unspoiled.tells(command) == (exit_code, message)
+
+
+@pytest.mark.parametrize(("command", "option"), REPEATED)
+def test_of_an_option_that_is_there_twice_none_is_lost(flashtrader: Command, command: str, option: str) -> None:
+    message = f"{option}: given more than once, and takes one value; leave one"
+    assert flashtrader.fails(2, *command.split()) == message
+
+
+def test_ctrl_c_is_answered_in_a_line_while_the_commands_are_loaded(
+    flashtrader: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "flashtrader.cli.commands":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "flashtrader.cli.commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    stopped = flashtrader("runs")
+    assert (stopped.exit_code, stopped.err) == (130, f"{STOPPED}\n")
+
+
+def test_nothing_is_loaded_before_ctrl_c_is_answered() -> None:
+    program = "import sys; before = set(sys.modules); import flashtrader.cli; print(*sorted(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == ["flashtrader", "flashtrader.cli"]
 
 
 @pytest.mark.parametrize(("options", "exit_code", "message"), CONFIGS)
@@ -134,7 +171,7 @@ def test_ctrl_c_is_answered_in_a_line(
 
     place = copy_of_finished()
     monkeypatch.setattr(does, interrupted)
-    assert place.tells(command) == (130, "stopped; every file is whole, and the same command begins again")
+    assert place.tells(command) == (130, STOPPED)
 
 
 @pytest.mark.parametrize("options", ["", " --set training.max_steps=1"])

@@ -214,7 +214,7 @@ def test_two_hundred_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -
     for number in range(2, 201):
         shutil.copytree(first, tmp_path / "runs" / f"hourly-{number:03d}")
     program = (
-        "import sys; from flashtrader.cli import app; "
+        "import sys; from flashtrader.cli.commands import app; "
         f"app(['runs', '--json', '--runs-dir', {str(tmp_path / 'runs')!r}], standalone_mode=False); "
         "assert not {'torch', 'pandas', 'matplotlib'} & sys.modules.keys()"
     )
