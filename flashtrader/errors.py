@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or what it is, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether that is what an error says: Python's and NumPy's, or PyTorch's on a CPU or a GPU."""
     said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")

@@ -73,14 +73,21 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         *whole, _cut = _text(path).split("\n")
-        rows = [json.loads(line) for line in whole]
+        return [_object(line, number) for number, line in enumerate(whole, start=1)]
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: damaged, not readable as lines of JSON ({error}); restore it from a copy, or delete it"
         ) from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: damaged, a line is no JSON object; restore it from a copy, or delete it")
-    return rows
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number}: no object")  # noqa: TRY004
+    return row
 
 
 def _text(path: Path) -> str:

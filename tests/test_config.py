@@ -225,9 +225,21 @@ def test_context_and_warm_up_follow_the_segment_unless_given(tmp_path: Path) -> 
         ),
         (
             SMALLEST | {"policy": {"kind": "threshold", "scale": 1}},
-            "policy.scale: unknown key; the nearest is policy.k",
+            "policy.scale: unknown key; the nearest is policy.hold",
+        ),
+        (
+            SMALLEST | {"policy": {"kind": "top_k", "long_above": 1}},
+            "policy.long_above: unknown key; the nearest is policy.long_only",
         ),
         ({"data": {"symbols": "BTCUSDT"}}, "data.symbols: expected a list, such as [BTCUSDT, ETHUSDT]"),
+        (
+            SMALLEST | {"name": 221 * "x"},
+            "name: 221 letters; take 220 at most, for the names of files begin with it",
+        ),
+        (
+            SMALLEST | {"name": 191 * "x", "training": {"seeds": [1, 2]}},
+            "name: 191 letters; take 190 at most, for the names of files begin with it",
+        ),
         (
             SMALLEST | {"name": "my run"},
             "name: use letters, digits, dots, dashes and underscores, with a letter or digit first",

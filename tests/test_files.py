@@ -46,8 +46,8 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "damage"),
     [
-        ("nonsense", "not readable as lines of JSON (Expecting value: line 1 column 1 (char 0))"),
-        ("[2]", "a line is no JSON object"),
+        ("nonsense", "line 2, column 1: Expecting value"),
+        ("[2]", "line 2: no object"),
     ],
 )
 def test_a_line_in_the_middle_that_is_none_is_damage(tmp_path: Path, line: str, damage: str) -> None:
@@ -55,4 +55,6 @@ def test_a_line_in_the_middle_that_is_none_is_damage(tmp_path: Path, line: str, 
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
     with pytest.raises(DataError) as refused:
         read_json_lines(path)
-    assert str(refused.value) == f"{path}: damaged, {damage}; restore it from a copy, or delete it"
+    assert str(refused.value) == (
+        f"{path}: damaged, not readable as lines of JSON ({damage}); restore it from a copy, or delete it"
+    )

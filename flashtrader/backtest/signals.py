@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from warnings import catch_warnings
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
-from flashtrader.errors import ConfigError, DataError, FlashtraderError
+from flashtrader.errors import ConfigError, DataError, FlashtraderError, first_line
 from flashtrader.interval import MINUTE_MS, Interval
 from flashtrader.market.spans import iso_time
 from flashtrader.market.tables import refuse_absurd
@@ -40,13 +41,27 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Return a CSV or Parquet file as pandas reads it. Raises DataError or SourceError when it is no table."""
     try:
         refuse_absurd(path)
-        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        return _read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except FlashtraderError:
         raise
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: empty; expected a column `time` and a column per symbol") from None
     except Exception as error:  # pandas raises whatever the metadata lead it to
-        raise DataError(f"{path}: damaged, not readable as a table ({_first_line(error)}); make it again") from None
+        raise DataError(f"{path}: damaged, not readable as a table ({first_line(error)}); make it again") from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return what pandas reads, but for what it would guess at: names that are there twice, cells without a name."""
+    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
+    if names.dropna().duplicated().any():
+        raise DataError(f"{path}: column {names[names.duplicated()].iloc[0]}: there more than once; keep one")
+    with catch_warnings(action="error", category=pd.errors.ParserWarning):
+        try:
+            return pd.read_csv(path, index_col=False)
+        except pd.errors.ParserWarning:
+            raise DataError(
+                f"{path}: rows of more cells than the header's {len(names)}; name each column, `time` or a symbol"
+            ) from None
 
 
 def check_signals(
@@ -164,7 +179,3 @@ def _numbers(column: pd.Series, times_T: NDArray[np.int64], where: str) -> Float
 
 def _listed(names: Sequence[str] | pd.Index) -> str:
     return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

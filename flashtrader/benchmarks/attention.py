@@ -27,7 +27,7 @@ from flashtrader.benchmarks.machine import (
 )
 from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.benchmarks.references import MULTIHEAD, REFERENCES
-from flashtrader.errors import ConfigError
+from flashtrader.errors import ConfigError, first_line
 from flashtrader.training.memory import free_bytes
 
 Direction = Literal["forward", "backward", "training"]
@@ -194,10 +194,9 @@ def _measure(
         call = prepare(backend, shape, pattern, direction, device)
         milliseconds = median_seconds(call, device, seconds) * 1e3
     except Exception as error:  # kernels of other libraries fail in ways of their own; the other rows are still wanted
-        first_line = (str(error).splitlines() or [""])[0]
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
-            return replace(row, no_number=f"out of memory: {first_line}")
-        return replace(row, no_number=f"failed: {type(error).__name__}: {first_line}")
+            return replace(row, no_number=f"out of memory: {first_line(error)}")
+        return replace(row, no_number=f"failed: {type(error).__name__}: {first_line(error)}")
     useful_flops = cost.useful_flops * {"forward": 1.0, "backward": 2.5, "training": 3.5}[direction]
     return replace(
         row,

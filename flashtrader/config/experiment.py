@@ -33,6 +33,11 @@ _TAKEN_BY = {
 }
 """Keys that mean something to one kind of experiment alone."""
 
+_LONGEST_NAME = 220
+"""Beside what is added to it, in the 255 bytes that the name of a file may have."""
+_LONGEST_MEMBER = 30
+"""What the name of one of several models has more: -fold-01-seed-4294967295."""
+
 
 class Experiment(Section):
     """One YAML file: one experiment."""
@@ -76,6 +81,15 @@ class Experiment(Section):
             raise ValueError("training.labels: sharpe is learned from bars in a row; take labels: all")
         if family in ("candles", "orderbook") and len(self.data.symbols) > 1:
             raise ValueError(f"data.symbols: family {family} reads one market; train one run for each")
+        return self
+
+    @model_validator(mode="after")
+    def _name_fits_a_file(self) -> Self:
+        most = _LONGEST_NAME - (_LONGEST_MEMBER if self.has_members else 0)
+        if len(self.name) > most:
+            raise ValueError(
+                f"name: {len(self.name)} letters; take {most} at most, for the names of files begin with it"
+            )
         return self
 
     @model_validator(mode="after")

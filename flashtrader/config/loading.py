@@ -1,10 +1,10 @@
 """From a YAML file and overrides to an experiment, and what a person is told where that fails."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -108,7 +108,9 @@ def _explain(problem: Any) -> str:
     path = ".".join(str(part) for at, part in enumerate(problem["loc"]) if _is_key(part) or (unknown and at == last))
     match problem["type"]:
         case "extra_forbidden":
-            others = [key for key in known_keys() if key != path]
+            others = [
+                key for key in known_keys(kinds=frozenset(problem["loc"])) if not f"{path}.".startswith(f"{key}.")
+            ]
             nearest = difflib.get_close_matches(path, others, n=1, cutoff=0.0)
             return f"{path}: unknown key; the nearest is {nearest[0]}"
         case "missing":
@@ -129,7 +131,17 @@ def _words(problem: Any) -> str:
     return f"{said[0].lower()}{said[1:]}"
 
 
-_UNION_TAGS = ("tanh", "threshold", "weights", "log_return", "fill_return", "next_candle", "direction", "float")
+_UNION_TAGS = (
+    "tanh",
+    "threshold",
+    "top_k",
+    "weights",
+    "log_return",
+    "fill_return",
+    "next_candle",
+    "direction",
+    "float",
+)
 
 
 def _is_key(part: str | int) -> bool:
@@ -137,12 +149,21 @@ def _is_key(part: str | int) -> bool:
     return isinstance(part, int) or (part.isidentifier() and part not in _UNION_TAGS)
 
 
-def known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted path of every key of the schema."""
+def known_keys(
+    section: type[BaseModel] = Experiment, prefix: str = "", kinds: Collection[object] = ()
+) -> Iterator[str]:
+    """Yield the dotted path of every key of the schema; where policies or targets of `kinds` are, of these alone."""
     for name, field in section.model_fields.items():
         yield prefix + name
-        for inner in _sections_of(field.annotation):
-            yield from known_keys(inner, f"{prefix}{name}.")
+        sections = _sections_of(field.annotation)
+        for inner in [inner for inner in sections if _kind(inner) in kinds] or sections:
+            yield from known_keys(inner, f"{prefix}{name}.", kinds)
+
+
+def _kind(section: type[BaseModel]) -> object:
+    """Return by which kind a section is chosen from several, if it is."""
+    names = get_args(section.model_fields["kind"].annotation) if "kind" in section.model_fields else ()
+    return names[0] if len(names) == 1 else None
 
 
 def _sections_of(annotation: Any) -> list[type[BaseModel]]:

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from flashtrader.errors import ConfigError, FlashtraderError
+from flashtrader.errors import ConfigError, FlashtraderError, first_line
 from flashtrader.training.stopping import stop_request, terminable
 from flashtrader.training.tracking import Metrics
 
@@ -199,7 +199,7 @@ class _Ray:
         try:
             ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(f"--engine ray: no cluster ({reason}); set RAY_ADDRESS to one that runs") from None
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
         self._attempt = ray.remote(num_cpus=over.threads, num_gpus=gpus, max_retries=_RETRIES)(_on_cluster)
@@ -217,7 +217,7 @@ class _Ray:
         try:
             why: str | None = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            why = None if self._stopping else f"lost by Ray: {str(error).splitlines()[0]}"
+            why = None if self._stopping else f"lost by Ray: {first_line(error)}"
         with self._lock:
             self._running.remove(reference)
         return why

@@ -176,6 +176,18 @@ def test_what_is_wrong_is_said_in_one_line(weights, name) -> None:
         ("empty.csv", b"", DataError, "empty; expected a column `time` and a column per symbol"),
         ("header.csv", b"time,BTCUSDT\n", DataError, EMPTY),
         (
+            "twice.csv",
+            b"time,BTCUSDT,BTCUSDT\n0,1,1\n",
+            DataError,
+            "column BTCUSDT: there more than once; keep one",
+        ),
+        (
+            "wide.csv",
+            b"time,BTCUSDT\n0,1,1\n3600000,1,1\n",
+            DataError,
+            "rows of more cells than the header's 2; name each column, `time` or a symbol",
+        ),
+        (
             "ragged.csv",
             b"time,BTCUSDT\n2024-01-01,1,2,3\n2024-01-01T01:00,1,2,3,4,5\n",
             DataError,

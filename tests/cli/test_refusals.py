@@ -321,8 +321,8 @@ FILES = [
         into("runs/tiny-001/metrics.jsonl", "{\n{}\n"),
         RESUME,
         1,
-        "{run}/metrics.jsonl: damaged, not readable as lines of JSON (" + NO_JSON + "); restore it from a copy, or "
-        "delete it",
+        "{run}/metrics.jsonl: damaged, not readable as lines of JSON (line 1, column 2: Expecting property name "
+        "enclosed in double quotes); restore it from a copy, or delete it",
     ),
     (into("tiny.yaml", b"\xff\xfe\xff"), TRAIN, 2, "{root}/tiny.yaml: not UTF-8 text; give the path of a YAML file"),
     (into("tiny.yaml", "[]"), TRAIN, 2, "{root}/tiny.yaml: expected sections such as `data:` and `model:`, found list"),

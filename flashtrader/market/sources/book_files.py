@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
-from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
+from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError, first_line
 from flashtrader.market.book_ledger import Break, Reason
 from flashtrader.market.books import Books, book_table, validate_books
 from flashtrader.market.tables import refuse_absurd
@@ -73,7 +73,7 @@ def read_book_file(path: Path, symbol: str) -> BookFile:
         refuse_absurd(path)
         columns = table(path).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise SourceError(f"{path}: can't be read ({str(error).splitlines()[0]}); save it again") from None
+        raise SourceError(f"{path}: can't be read ({first_line(error)}); save it again") from None
     return BookFile(validate_books(_some(columns, path), str(path)), {})
 
 
@@ -171,7 +171,7 @@ def _numbers(path: Path) -> Floats:
         refuse_absurd(path)
         table = pd.read_csv(path, header=None, dtype=np.float64)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SourceError(f"{path}: can't be read as LOBSTER's CSV ({reason}); save it again") from None
     return table.to_numpy(np.float64, copy=True)
 

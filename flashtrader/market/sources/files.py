@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
-from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError
+from flashtrader.errors import ConfigError, DataError, SourceError, UnknownSymbolError, first_line
 from flashtrader.interval import DAY_MS, Interval, IntervalCode
 from flashtrader.market.bars import COLUMNS, PRICES, Bars, resample, validate_bars
 from flashtrader.market.sources import Page, Span
@@ -289,7 +289,7 @@ def _read(path: Path) -> _Table:
         names = columns.column_names
     except (pa.ArrowException, OSError, ValueError) as error:
         kind = "Parquet" if path.suffix.lower() == ".parquet" else "CSV"
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SourceError(f"{path}: can't be read as {kind} ({reason}); save it again") from None
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
