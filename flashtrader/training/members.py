@@ -1,39 +1,139 @@
-"""The members of a run trained at once, by as many processes as there is room for; one writes the run's manifest."""
+"""The models of a run of several, trained one after the other or at once; one process writes the run's manifest."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from flashtrader.config import Experiment
+from flashtrader.errors import DivergedError, TrainingError
 from flashtrader.run import Run
-from flashtrader.training.spread import Finish, Spread, spread
-from flashtrader.training.stopping import FINISHED
+from flashtrader.training.checkpoint import has_checkpoint
+from flashtrader.training.data import LabelledPanel, label, require_trainable
+from flashtrader.training.distributed import team
+from flashtrader.training.manifest import (
+    check_same_data,
+    check_same_experiment,
+    describe_data,
+    describe_outcome,
+    describe_training,
+    with_bars_of,
+)
+from flashtrader.training.objectives import build_skill
+from flashtrader.training.single import alone, begin_anew, record_resumption, resume_one, train_one, untrained
+from flashtrader.training.spread import Spread, spread
+from flashtrader.training.stopping import FINISHED, Terminated
 from flashtrader.training.summary import TrainingSummary
-from flashtrader.training.tracking import Metrics, Watcher
-from flashtrader.training.walk_forward import Member, describe_members
+from flashtrader.training.tracking import Follow, Metrics, Watcher
+from flashtrader.training.trainer import update_manifest
+from flashtrader.training.walk_forward import (
+    Member,
+    before,
+    describe_members,
+    finished,
+    outcome_of,
+    plan_members,
+    summarise,
+)
 
-TrainMember = Callable[[Run, Member, Run | None, Path, Watcher], TrainingSummary]
-"""Trains a member, or goes on with it, in the run directory given; from the best weights of the other, if given."""
+
+def train_members(
+    experiment: Experiment, data_dir: Path, create: Callable[[], Run], watch: Watcher, over: Spread | None
+) -> TrainingSummary:
+    """Train the models that an experiment describes in the run directory that `create` makes.
+
+    Spread `over` something, those that don't need each other are trained at once, and one that fails stops no other.
+    """
+    run, members = _begin(experiment, data_dir, create)
+    return _train(run, members, data_dir, watch, over)
 
 
-def place_of_member(member: Member, members: Sequence[Member]) -> Metrics:
-    """Return what the metrics of a member say of which it is."""
-    number = members.index(member) + 1
-    folds = {"fold": member.fold, "folds": members[-1].fold}
-    return {"member": number, "members": len(members), **folds, "seed": member.seed}
+def resume_members(
+    experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None
+) -> TrainingSummary:
+    """Go on with a run of several models; those that are trained stay as they are."""
+    return _train(run, _continue(experiment, data_dir, run), data_dir, watch, over)
 
 
-def spread_members(
-    run: Run, members: Sequence[Member], data_dir: Path, train: TrainMember, watch: Watcher, over: Spread
-) -> Finish:
-    """Train every member that is not trained yet, those that don't need each other at once.
+def _begin(experiment: Experiment, data_dir: Path, create: Callable[[], Run]) -> tuple[Run, list[Member]]:
+    """Return a new run of several models, and what is to be trained in it; the panel is let go of."""
+    data = label(experiment, data_dir)
+    members = _plan(experiment, data)
+    manifest = _describe(experiment, data)
 
-    With warm starts the folds of a seed need each other, and are one task. Failures are by the name of a task's first
-    member.
+    def begin() -> Run:
+        run = create()
+        run.write_manifest(manifest | describe_members(run, members))
+        return run
+
+    return team().from_writer(begin), members
+
+
+def _continue(experiment: Experiment, data_dir: Path, run: Run) -> list[Member]:
+    """Return what is to be trained in a run of several models that goes on; the panel is let go of."""
+    check_same_experiment(run, experiment)
+    data = label(with_bars_of(run, experiment), data_dir)
+    check_same_data(run, data)
+    record_resumption(run, experiment, after_step=sum(member.steps for member in run.read_manifest().members))
+    return _plan(experiment, data)
+
+
+def _plan(experiment: Experiment, data: LabelledPanel) -> list[Member]:
+    """Return the members, once each is known to have bars to train on and to validate by."""
+    members = plan_members(experiment, data.panel)
+    for member in members:
+        require_trainable(experiment, data.panel, member.split)
+    return members
+
+
+def _describe(experiment: Experiment, data: LabelledPanel) -> dict[str, Any]:
+    if experiment.plain_family is not None:
+        return describe_data(experiment, data, torch.device("cpu"))
+    return describe_training(experiment, data, untrained(experiment, data))
+
+
+def _train(run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher, over: Spread | None) -> TrainingSummary:
+    """Train each member that is not trained yet."""
+    if over is None:
+        return _train_in_turn(run, members, data_dir, watch)
+    return _train_at_once(run, members, data_dir, watch, over)
+
+
+def _train_in_turn(run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher) -> TrainingSummary:
+    """Train one member after the other, until one is asked to stop or diverges."""
+    summaries: list[TrainingSummary] = []
+    stopped = "completed"
+    try:
+        for member in members:
+            earlier = before(member, members) if run.experiment.warm_starts else None
+            begins_as = run.member(earlier.name) if earlier else None
+            own_watch = partial(_watch_member, watch, _place(member, members))
+            summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
+            update_manifest(run, lambda: describe_members(run, members))
+            if summaries[-1].stopped not in FINISHED:
+                stopped = summaries[-1].stopped
+                break
+    except KeyboardInterrupt as stop:  # outside of its steps, of which none is ever cut in two
+        stopped = "terminated" if isinstance(stop, Terminated) else "interrupted"
+    except DivergedError:
+        _conclude(run, members, summaries, "diverged")
+        raise
+    return _conclude(run, members, summaries, stopped)
+
+
+def _train_at_once(
+    run: Run, members: Sequence[Member], data_dir: Path, watch: Watcher, over: Spread
+) -> TrainingSummary:
+    """Train all members that can be, those that don't need each other at once.
+
+    With warm starts the folds of a seed need each other, and are one task. Raises TrainingError, which tells what could
+    not be trained by the name of a task's first member, and why.
     """
     chains = _chains(members, linked=run.experiment.warm_starts)
-    tasks = {chain[0].name: partial(_train_chain, run, chain, data_dir, train) for chain in chains}
-    follows = [Follow(run.member(member.name), place_of_member(member, members), watch) for member in members]
+    tasks = {chain[0].name: partial(_train_chain, run, chain, data_dir) for chain in chains}
+    follows = [Follow(run.member(member.name), _place(member, members), watch) for member in members]
     seen: list[str] = []
     run.write_manifest(run.manifest | {"threads": over.threads})  # by which the same bits can be made again
 
@@ -46,7 +146,12 @@ def spread_members(
             seen[:] = statuses
             run.write_manifest(run.manifest | described)
 
-    return spread(tasks, over, look)
+    finish = spread(tasks, over, look)
+    trained = [summary for member in members if (summary := outcome_of(run.member(member.name))) is not None]
+    summary = _conclude(run, members, trained, finish.outcome)
+    if finish.failures:
+        raise TrainingError(f"{run.path}: {finish.told}; go on with: flashtrader train --resume {run.path}")
+    return summary
 
 
 def _chains(members: Sequence[Member], *, linked: bool) -> list[tuple[Member, ...]]:
@@ -57,40 +162,42 @@ def _chains(members: Sequence[Member], *, linked: bool) -> list[tuple[Member, ..
     return [tuple(member for member in members if member.seed == seed) for seed in seeds]
 
 
-def _train_chain(run: Run, chain: Sequence[Member], data_dir: Path, train: TrainMember, watch: Watcher) -> None:
+def _train_chain(run: Run, chain: Sequence[Member], data_dir: Path, watch: Watcher) -> None:
     """Train one member after the other, each from the best weights of the one before."""
     earlier: Run | None = None
     for member in chain:
         own = run.member(member.name)
-        if train(own, member, earlier, data_dir, watch).stopped not in FINISHED:
+        if _train_member(own, member, earlier, data_dir, watch).stopped not in FINISHED:
             return
         earlier = own
 
 
-class Follow:
-    """Passes on the metrics that a training elsewhere writes, from its newest step at the beginning on."""
+def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path, watch: Watcher) -> TrainingSummary:
+    """Train one member, or go on with it; what it has before its first checkpoint is made again."""
+    done = team().from_writer(lambda: finished(run, member.experiment))
+    if done is not None:
+        return done
+    with alone(run):
+        if team().from_writer(lambda: has_checkpoint(run.checkpoints)):
+            return resume_one(member.experiment, data_dir, run, watch)
+        return train_one(member.experiment, data_dir, partial(begin_anew, run, member.experiment), watch, earlier)
 
-    def __init__(self, run: Run, place: Metrics, watch: Watcher) -> None:
-        self._path, self._place, self._watch = run.metrics, place, watch
-        self._step = max((row["step"] for row in run.read_metrics()), default=0)
-        self._position = 0
 
-    def __call__(self) -> None:
-        """Pass on what is new: whole lines alone."""
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as lines:
-            lines.seek(min(self._position, self._path.stat().st_size))
-            self._position = lines.tell()
-            text = lines.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        try:
-            rows = [json.loads(line) for line in whole.splitlines()]
-        except ValueError:  # within a line: a training that went on has written the file anew
-            self._position = 0
-            return
-        self._position += len(whole)
-        for metrics in rows:
-            if metrics["step"] > self._step:
-                self._step = metrics["step"]
-                self._watch(metrics | self._place)
+def _conclude(
+    run: Run, members: Sequence[Member], summaries: Sequence[TrainingSummary], stopped: str
+) -> TrainingSummary:
+    """Return what came of the members so far, once it is in the run's manifest."""
+    summary = summarise(run, summaries, build_skill(run.experiment).name, stopped=stopped)
+    update_manifest(run, lambda: describe_members(run, members) | describe_outcome(summary))
+    return summary
+
+
+def _place(member: Member, members: Sequence[Member]) -> Metrics:
+    """Return what the metrics of a member say of which it is."""
+    number = members.index(member) + 1
+    folds = {"fold": member.fold, "folds": members[-1].fold}
+    return {"member": number, "members": len(members), **folds, "seed": member.seed}
+
+
+def _watch_member(watch: Watcher, place: Metrics, metrics: Metrics) -> None:
+    watch(metrics | place)

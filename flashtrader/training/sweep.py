@@ -15,9 +15,8 @@ from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
 from flashtrader.run import Run, refuse_link, refuse_links, reserve_run
 from flashtrader.training.loop import resume_training, train_in
-from flashtrader.training.members import Follow
 from flashtrader.training.spread import Finish, Spread, spread
-from flashtrader.training.tracking import Metrics
+from flashtrader.training.tracking import Follow, Metrics
 from flashtrader.training.walk_forward import finished
 
 _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # between values, not within a list

@@ -48,6 +48,35 @@ class MetricsLog:
                     self._events.add_scalar(name, value, metrics["step"])
 
 
+class Follow:
+    """Passes on the metrics that a training elsewhere writes, from its newest step at the beginning on."""
+
+    def __init__(self, run: Run, place: Metrics, watch: Watcher) -> None:
+        self._path, self._place, self._watch = run.metrics, place, watch
+        self._step = max((row["step"] for row in run.read_metrics()), default=0)
+        self._position = 0
+
+    def __call__(self) -> None:
+        """Pass on what is new: whole lines alone."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as lines:
+            lines.seek(min(self._position, self._path.stat().st_size))
+            self._position = lines.tell()
+            text = lines.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        try:
+            rows = [json.loads(line) for line in whole.splitlines()]
+        except ValueError:  # within a line: a training that went on has written the file anew
+            self._position = 0
+            return
+        self._position += len(whole)
+        for metrics in rows:
+            if metrics["step"] > self._step:
+                self._step = metrics["step"]
+                self._watch(metrics | self._place)
+
+
 def check_installed(config: TrainingConfig) -> None:
     """Raise ConfigError if the config asks for TensorBoard and it is not installed."""
     if config.tensorboard:

@@ -15,7 +15,7 @@ from flashtrader.errors import TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.forecasting import forecast
 from flashtrader.run import Run
-from flashtrader.training import checkpoint, loop
+from flashtrader.training import checkpoint, single
 from flashtrader.training.trainer import Trainer
 from panels import random_bars
 from place import Place
@@ -84,7 +84,7 @@ def test_a_signal_before_the_first_step_stops_in_order(
     def interrupted(*_: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(loop, "prepare", interrupted)
+    monkeypatch.setattr(single, "prepare", interrupted)
     stopped = place.command("train", "--config", place.config, *place.places())
     assert stopped.exit_code == NUMBERS[number][1]
     assert stopped.err.splitlines()[-1] == ("stopped before a step was made; nothing is lost: the same command goes on")
@@ -150,7 +150,7 @@ def test_running_out_of_memory_while_forecasting_says_so(place: Place, monkeypat
 
 
 def test_running_out_of_memory_elsewhere_is_a_line_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "prepare", fail(MemoryError("Unable to allocate 9 TiB for an array")))
+    monkeypatch.setattr(single, "prepare", fail(MemoryError("Unable to allocate 9 TiB for an array")))
     assert place.fails(1, "train", "--config", place.config) == (
         "out of memory (Unable to allocate 9 TiB for an array); ask for less at once: fewer bars, symbols or features, "
         "smaller batches"
@@ -218,7 +218,7 @@ def test_a_run_belongs_to_its_training_from_its_beginning_to_its_end(
 def test_a_run_without_a_manifest_breaks_no_command(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed as it was made; and a directory in which there is nothing at all."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "write_manifest", fail(MemoryError()))
+        patch.setattr(Run, "write_manifest", fail(MemoryError()))
         place.fails(1, "train", "--config", place.config)
     (place.root / "runs" / "tiny-002").mkdir()
     listed = place.command.succeeds("runs", "--runs-dir", place.root / "runs", "--json").json["runs"]

@@ -23,7 +23,7 @@ from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.registry import Status, summarise
 from flashtrader.run import Run
-from flashtrader.training import checkpoint, loop, trainer
+from flashtrader.training import checkpoint, single, trainer
 from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.tracking import MetricsLog
 from flashtrader.training.trainer import Trainer
@@ -209,7 +209,7 @@ def test_what_was_killed_before_its_manifest_begins_at_step_0_and_breaks_nothing
     data_dir: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_plain", lambda *_: kill())
+        patch.setattr(single, "save_plain", lambda *_: kill())
         with pytest.raises(ZeroDivisionError):
             train_model(experiment(), data_dir, tmp_path, watch_nothing)
     run = Run(tmp_path / "tiny-001")

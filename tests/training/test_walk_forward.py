@@ -19,7 +19,7 @@ from flashtrader.errors import ConfigError, DataError, TrainingError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run, find_run
-from flashtrader.training import loop
+from flashtrader.training import single
 from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.spread import Spread
 from flashtrader.training.summary import Spread as SpreadOverSeeds
@@ -171,7 +171,7 @@ def test_a_ctrl_c_outside_of_a_step_stops_in_order(
             raise KeyboardInterrupt
         return {}
 
-    monkeypatch.setattr(loop, "fit_plain_models", fit)
+    monkeypatch.setattr(single, "fit_plain_models", fit)
     summary = train_model(experiment(seeds=()), data_dir, tmp_path, watch_nothing)
     assert summary.stopped == "interrupted"
     assert [member["status"] for member in summary.run.manifest["members"]] == ["completed", "waiting"]
@@ -290,7 +290,7 @@ def test_a_warm_start_from_weights_that_do_not_fit_is_refused(
         weight = found.pop("tokeniser.weight")
         return (found if change == "missing" else found | {"tokeniser.weight": weight, "extra.weight": weight}), facts
 
-    monkeypatch.setattr("flashtrader.training.loop.load_tensors", altered)
+    monkeypatch.setattr("flashtrader.training.single.load_tensors", altered)
     name = {"missing": "tokeniser", "unknown": "extra"}[change]
     with pytest.raises(TrainingError) as refused:
         train_model(experiment(walk={"warm_start": True}), data_dir, tmp_path, watch_nothing)
