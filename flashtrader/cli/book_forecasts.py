@@ -18,7 +18,7 @@ SCORES = "direction_scores.json"
 
 def show_directions(answers: "Answers", split: str, path: Path, as_json: bool) -> None:
     """Write directions, scores and their picture beside the forecasts in `path`; show the scores."""
-    from flashtrader.cli.predict import beside
+    from flashtrader.cli.return_forecasts import beside
     from flashtrader.files import write_json
     from flashtrader.forecasting.books import forecast_directions
     from flashtrader.forecasting.forecast import tabulate, write_forecasts

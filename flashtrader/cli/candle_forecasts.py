@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from flashtrader.cli.console import Table, milliseconds, show
 
 if TYPE_CHECKING:
-    from flashtrader.cli.predict import Part
     from flashtrader.forecasting.candle_scores import BandScore, Calibration, Errors, FeatureScore
     from flashtrader.forecasting.candles import CandleForecasts, RolledOut
     from flashtrader.forecasting.forecast import Answers
@@ -59,11 +58,9 @@ def rollout_request(
     )
 
 
-def predict_candles(
-    answers: "Answers", split: "Part", path: Path, request: RolloutRequest | None, as_json: bool
-) -> None:
+def predict_candles(answers: "Answers", split: str, path: Path, request: RolloutRequest | None, as_json: bool) -> None:
     """Show the next candles, their scores and, if asked for, a rollout; write all of it beside the forecasts."""
-    from flashtrader.cli.predict import beside, describe
+    from flashtrader.cli.return_forecasts import beside, describe
     from flashtrader.forecasting.candles import forecast_candles
     from flashtrader.forecasting.forecast import write_forecasts
 

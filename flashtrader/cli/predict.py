@@ -1,17 +1,12 @@
 """`flashtrader predict`."""
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flashtrader.cli.console import AsJson, DataDir, RunName, RunsDir, Table, say, show
-
-if TYPE_CHECKING:
-    from flashtrader.forecasting.forecast import Forecasts
-    from flashtrader.run import Run
+from flashtrader.cli.console import AsJson, DataDir, RunName, RunsDir
 
 
 class Part(StrEnum):
@@ -135,13 +130,15 @@ def predict(
 
         return show_attention(chosen, data_dir, attention, out, as_json)
     if follow:
-        return _follow(chosen, data_dir, base_url, num_bars, out, as_json)
+        from flashtrader.cli.follow_forecasts import follow_bars
+
+        return follow_bars(chosen, data_dir, base_url, num_bars, out, as_json)
     path = out or (chosen.latest if split is Part.LATEST else chosen.forecasts)
     if chosen.experiment.model.family == "candles":
         from flashtrader.cli.candle_forecasts import predict_candles
 
         answers = answer_run(chosen, data_dir, split.value)
-        return predict_candles(answers, split, path, request, as_json)
+        return predict_candles(answers, split.value, path, request, as_json)
     if chosen.experiment.data.kind == "books":
         from flashtrader.cli.book_forecasts import show_directions
 
@@ -156,108 +153,6 @@ def predict(
         from flashtrader.cli.weight_tables import show_weights
 
         return show_weights(made, split.value, path, as_json)
-    from flashtrader.cli.assessment_tables import skill_table
-    from flashtrader.cli.member_tables import forecast_tables
-    from flashtrader.cli.plain_tables import score_tables
-    from flashtrader.forecasting.skill import measure_skill
+    from flashtrader.cli.return_forecasts import show_returns
 
-    table, payload, notes = describe(made, split, path)
-    skill = measure_skill(made.forecasts, made.outcomes, made.horizon_bars)
-    payload["skill"] = asdict(skill)
-    worth = [skill_table(skill)] if skill.bars else []
-    models, of_models = forecast_tables(made)
-    payload["plain"] = {model: asdict(score) for model, score in made.mean_scores.items()} if made.plain else {}
-    show([table, *worth, *models, *score_tables(made)], payload | of_models, as_json, notes)
-    return None
-
-
-def _follow(
-    run: "Run", data_dir: Path, base_url: str | None, num_bars: int | None, out: Path | None, as_json: bool
-) -> None:
-    import json
-    import time
-
-    import pandas as pd
-
-    from flashtrader.errors import ConfigError
-    from flashtrader.files import finite
-    from flashtrader.forecasting.follow import Follower, seconds_to_next_close
-    from flashtrader.forecasting.forecast import write_forecasts
-    from flashtrader.interval import Interval
-    from flashtrader.market.fetch import fetch
-    from flashtrader.market.sources.opening import open_source
-    from flashtrader.market.store import Store
-
-    data = run.experiment.data
-    if data.kind == "books":
-        raise ConfigError(
-            f"{run.path}: --follow reads bars as they close, and this run reads an order book; leave it out"
-        )
-    interval, store = Interval(data.interval), Store(data_dir)
-    source = None if data.source == "file" else open_source(data, base_url=base_url)
-    follower = Follower(run, data_dir)
-    followed: list[pd.DataFrame] = []
-    while True:
-        if source is not None:
-            for report in fetch(source, store, data.symbols, interval):
-                if report.failed is not None:
-                    say(f"{report.failed}; trying again")
-        update = follower.update()
-        for moment, row in update.iterrows():
-            time_text = f"{moment:%Y-%m-%dT%H:%MZ}"
-            if as_json:
-                typer.echo(json.dumps(finite({"time": time_text, "forecasts": row.to_dict()}), allow_nan=False))
-            else:
-                typer.echo(f"{time_text}  " + "  ".join(f"{symbol} {value:+.3%}" for symbol, value in row.items()))
-        if len(update):
-            followed.append(update)
-            write_forecasts(out or run.path / "live.parquet", pd.concat(followed))
-        if num_bars is not None and sum(map(len, followed)) >= num_bars:
-            return
-        time.sleep(seconds_to_next_close(interval, time.time_ns() // 1_000_000))
-
-
-def beside(path: Path, name: str) -> Path:
-    """Return where another file of the same forecasts goes: beside a latest.parquet, `latest_` begins its name, too."""
-    return path.with_name(f"latest_{name}" if path.stem == "latest" else name)
-
-
-def describe(made: "Forecasts", split: Part, path: Path) -> tuple[Table, dict[str, Any], list[str]]:
-    """Return the table of scores, what `--json` says, and the notes below."""
-    from flashtrader.report.formats import counted, estimate, fixed, percent
-
-    newest = made.forecasts.iloc[-1]
-    scores = made.scores
-    rows = [
-        (
-            score.symbol,
-            f"{score.bars:,}",
-            estimate(score.ic, score.ic_error, 3),
-            fixed(score.rank_ic, 3, signed=True),
-            fixed(score.r2, 3, signed=True),
-            percent(score.direction),
-            percent(newest[score.symbol], 3, signed=True),
-        )
-        for score in scores
-    ]
-    columns = ("symbol", "bars", "IC, 95 %", "rank IC", "R²", "direction", "newest")
-    payload = {
-        "run": str(made.run.path),
-        "split": split.value,
-        "forecasts": str(path),
-        "bars": len(made.forecasts),
-        "first": made.forecasts.index[0].isoformat(),
-        "last": made.forecasts.index[-1].isoformat(),
-        "horizon_bars": made.horizon_bars,
-        "newest": newest.to_dict(),
-        "scores": [asdict(score) for score in scores],
-    }
-    times = made.forecasts.index
-    notes = [
-        f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
-        f"log return over {counted(made.horizon_bars, 'bar')}: {path}",
-        "R² is against forecasting no change; the interval of the IC allows for overlapping horizons.",
-    ]
-    if split is Part.ALL:
-        notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
-    return Table(f"Forecasts of {made.run.path}", columns, rows), payload, notes
+    return show_returns(made, split.value, path, as_json)
