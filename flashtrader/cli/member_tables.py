@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flashtrader.forecasting.forecast import Forecasts
-    from flashtrader.training.summary import Spread, TrainingSummary
+    from flashtrader.training.summary import SeedSpread, TrainingSummary
 
 _SPREAD = ("over seeds", "mean", "deviation", "lowest", "highest")
 
@@ -28,7 +28,7 @@ def training_tables(summary: "TrainingSummary") -> tuple[list[Table], dict[str, 
     """Return how each model of a run was trained, for people and for `--json`; nothing of a run of one."""
     from flashtrader.report.formats import fixed
     from flashtrader.report.metric_names import SKILL_LABELS
-    from flashtrader.training.summary import Spread
+    from flashtrader.training.summary import SeedSpread
 
     manifest = summary.run.manifest
     members = manifest.get("members")
@@ -55,7 +55,7 @@ def training_tables(summary: "TrainingSummary") -> tuple[list[Table], dict[str, 
     spreads = manifest["spread"]
     if spreads:
         names = {"validation_loss": "validation loss", "validation_skill": f"validation {label}"}
-        tables.append(_spread_table({names[key]: Spread.read(spread) for key, spread in spreads.items()}, digits=5))
+        tables.append(_spread_table({names[key]: SeedSpread.read(spread) for key, spread in spreads.items()}, digits=5))
     return tables, {"members": members, "spread": spreads}
 
 
@@ -105,7 +105,7 @@ def _figure(made: "Forecasts", forecasts: "pd.DataFrame") -> tuple[float, float]
     return score.ic, score.ic_error
 
 
-def _spread_table(spreads: dict[str, "Spread"], digits: int) -> Table:
+def _spread_table(spreads: dict[str, "SeedSpread"], digits: int) -> Table:
     from flashtrader.report.formats import fixed
 
     rows = []

@@ -30,7 +30,7 @@ from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Rows, split_at
 from flashtrader.run import Run
 from flashtrader.training.memory import explained
-from flashtrader.training.summary import Spread
+from flashtrader.training.summary import SeedSpread
 from flashtrader.training.walk_forward import Fold, refuse_members, trained_folds
 
 Part = Literal["test", "all", "latest"]
@@ -65,9 +65,9 @@ class Forecasts:
         tables = ((self.run.experiment.model.family, self.forecasts), *self.plain.items())
         return {name: mean_score(table, self.outcomes, self.horizon_bars) for name, table in tables}
 
-    def spread_over_seeds(self, score: Callable[[pd.DataFrame], float]) -> Spread | None:
+    def spread_over_seeds(self, score: Callable[[pd.DataFrame], float]) -> SeedSpread | None:
         """Return how a score of the forecasts differs from seed to seed; None of one seed."""
-        return Spread.of([score(table) for table in self.seeds.values()]) if len(self.seeds) > 1 else None
+        return SeedSpread.of([score(table) for table in self.seeds.values()]) if len(self.seeds) > 1 else None
 
 
 @dataclass(frozen=True, eq=False)

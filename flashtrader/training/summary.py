@@ -10,7 +10,7 @@ from flashtrader.run import Run
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """How a figure differs between models that differ in their seed alone."""
 
     mean: float
@@ -20,14 +20,14 @@ class Spread:
     maximum: float
 
     @classmethod
-    def of(cls, figures: Sequence[float]) -> "Spread":
+    def of(cls, figures: Sequence[float]) -> "SeedSpread":
         """Return the spread of two figures or more; NaN throughout if one is."""
         if not np.isfinite(figures).all():
             return cls(math.nan, math.nan, math.nan, math.nan)
         return cls(float(np.mean(figures)), float(np.std(figures, ddof=1)), min(figures), max(figures))
 
     @classmethod
-    def read(cls, recorded: Mapping[str, float | None]) -> "Spread":
+    def read(cls, recorded: Mapping[str, float | None]) -> "SeedSpread":
         """Return the spread that a manifest holds, where null is NaN."""
         return cls(**{name: math.nan if value is None else value for name, value in recorded.items()})
 

@@ -19,9 +19,8 @@ from flashtrader.panel.loading import load_panel
 from flashtrader.panel.panel import Panel
 from flashtrader.panel.splits import Split, split_by_time, split_into_folds
 from flashtrader.run import Run
-from flashtrader.training.summary import Spread, TrainingSummary
-
-_FINISHED = ("completed", "early")
+from flashtrader.training.stopping import FINISHED
+from flashtrader.training.summary import SeedSpread, TrainingSummary
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def before(member: Member, members: Sequence[Member]) -> Member | None:
 def finished(run: Run, experiment: Experiment) -> TrainingSummary | None:
     """Return what came of a member, if it was trained to its end by this very experiment."""
     outcome = outcome_of(run)
-    if outcome is None or outcome.stopped not in _FINISHED or run.experiment != experiment:
+    if outcome is None or outcome.stopped not in FINISHED or run.experiment != experiment:
         return None
     return outcome
 
@@ -140,9 +139,9 @@ def describe_members(run: Run, members: Sequence[Member]) -> dict[str, Any]:
     } | ({"plain_models": means} if means else {})
 
 
-def _spread_over_seeds(trained: Sequence[dict[str, Any]], figure: str) -> Spread:
+def _spread_over_seeds(trained: Sequence[dict[str, Any]], figure: str) -> SeedSpread:
     """Return how a figure of the members, averaged over the folds, differs from seed to seed."""
-    return Spread.of(
+    return SeedSpread.of(
         [_mean([member[figure] for member in trained if member["seed"] == seed]) for seed in _seeds_of(trained)]
     )
 
@@ -173,7 +172,7 @@ def trained_folds(run: Run) -> tuple[Fold, ...]:
     manifest = run.read_manifest()
     if not manifest.members:
         return (Fold(manifest.split.test_start_ms, (run,)),)
-    waiting = [member.name for member in manifest.members if member.status not in _FINISHED]
+    waiting = [member.name for member in manifest.members if member.status not in FINISHED]
     if waiting:
         raise TrainingError(
             f"{run.path}: models not trained to their end yet: {len(waiting)} of {len(manifest.members)}, from "

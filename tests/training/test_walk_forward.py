@@ -22,7 +22,7 @@ from flashtrader.run import Run, find_run
 from flashtrader.training import single
 from flashtrader.training.loop import resume_training, train_model
 from flashtrader.training.spread import Spread
-from flashtrader.training.summary import Spread as SpreadOverSeeds
+from flashtrader.training.summary import SeedSpread
 from flashtrader.training.trainer import Trainer
 from panels import HOUR_MS, random_bars, store_bars
 
@@ -334,7 +334,5 @@ def test_a_fold_that_can_t_be_trained_is_refused_before_anything_is_made(tmp_pat
 
 
 def test_the_spread_by_hand() -> None:
-    assert SpreadOverSeeds.of([1.0, 3.0]) == SpreadOverSeeds(
-        mean=2.0, deviation=pytest.approx(2**0.5), minimum=1.0, maximum=3.0
-    )
-    assert np.isnan(SpreadOverSeeds.of([1.0, float("nan")]).mean)
+    assert SeedSpread.of([1.0, 3.0]) == SeedSpread(mean=2.0, deviation=pytest.approx(2**0.5), minimum=1.0, maximum=3.0)
+    assert np.isnan(SeedSpread.of([1.0, float("nan")]).mean)
