@@ -9,7 +9,8 @@ import torch
 
 from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.config import Experiment, load_config
-from flashtrader.training.budget import rehearse, step_peak_bytes, untrained_model
+from flashtrader.training.budget import rehearse, untrained_model
+from flashtrader.training.memory import step_peak_bytes
 
 
 @dataclass(frozen=True)

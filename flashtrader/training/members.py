@@ -1,5 +1,6 @@
 """The models of a run of several, trained one after the other or at once; one process writes the run's manifest."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from flashtrader.training.manifest import (
     with_bars_of,
 )
 from flashtrader.training.objectives import build_skill
-from flashtrader.training.single import alone, begin_anew, record_resumption, resume_one, train_one, untrained
+from flashtrader.training.single import TO_GO_ON, alone, begin_anew, record_resumption, resume_one, train_one, untrained
 from flashtrader.training.spread import Spread, spread
 from flashtrader.training.stopping import FINISHED, Terminated
 from flashtrader.training.summary import TrainingSummary
@@ -37,6 +38,8 @@ from flashtrader.training.walk_forward import (
     plan_members,
     summarise,
 )
+
+_log = logging.getLogger(__name__)
 
 
 def train_members(
@@ -76,8 +79,12 @@ def _continue(experiment: Experiment, data_dir: Path, run: Run) -> list[Member]:
     check_same_experiment(run, experiment)
     data = label(with_bars_of(run, experiment), data_dir)
     check_same_data(run, data)
-    record_resumption(run, experiment, after_step=sum(member.steps for member in run.read_manifest().members))
-    return _plan(experiment, data)
+    members = _plan(experiment, data)
+    if team().from_writer(lambda: all(finished(run.member(member.name), member.experiment) for member in members)):
+        _log.warning("%s: all %d models are trained to their end already; %s", run.path, len(members), TO_GO_ON)
+    else:
+        record_resumption(run, experiment, after_step=sum(member.steps for member in run.read_manifest().members))
+    return members
 
 
 def _plan(experiment: Experiment, data: LabelledPanel) -> list[Member]:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError, TrainingError
-from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel
 from flashtrader.models.plain import save_plain
-from flashtrader.models.precision import pick_device
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
 from flashtrader.training.checkpoint import has_checkpoint
@@ -25,12 +23,15 @@ from flashtrader.training.manifest import (
     describe_training,
     with_bars_of,
 )
+from flashtrader.training.memory import built_within_memory
 from flashtrader.training.plain import fit_plain_models, train_plain
 from flashtrader.training.summary import TrainingSummary
 from flashtrader.training.tracking import Watcher
 from flashtrader.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
+
+TO_GO_ON = "to go on, raise training.max_steps or training.patience"
 
 
 def train_one(
@@ -92,8 +93,7 @@ def resume_one(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher)
     trainer = Trainer(experiment, data, untrained(experiment, data), run)
     trainer.restore()
     if trainer.is_over:  # and what was made of the model stays right
-        to_go_on = "to go on, raise training.max_steps or training.patience"
-        _log.warning("%s: trained to its end already, at step %d; %s", run.path, trainer.progress.step, to_go_on)
+        _log.warning("%s: trained to its end already, at step %d; %s", run.path, trainer.progress.step, TO_GO_ON)
     else:
         record_resumption(run, experiment, after_step=trainer.progress.step)
     return trainer.train(watch)
@@ -127,5 +127,4 @@ def record_resumption(run: Run, experiment: Experiment, after_step: int) -> None
 
 def untrained(experiment: Experiment, data: LabelledPanel) -> GridModel:
     """Return the experiment's model before its first step, on the device that trains it."""
-    model = build_model(experiment, data.scaler)
-    return model.to(pick_device(experiment.training))
+    return built_within_memory(experiment, data.scaler)

@@ -39,7 +39,9 @@ def place(tmp_path: Path, flashtrader: Command) -> Place:
     return Place(tmp_path, flashtrader, SETTINGS, bars)
 
 
-def test_a_walk_forward_is_trained_forecast_and_traded_as_one_run(place: Place) -> None:
+def test_a_walk_forward_is_trained_forecast_and_traded_as_one_run(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     budget = place("train", "--config", place.config, "--dry-run")
     assert (budget["models"], budget["total_seconds"]) == (4, pytest.approx(4 * 2 * budget["step_seconds"]))
 
@@ -66,6 +68,17 @@ def test_a_walk_forward_is_trained_forecast_and_traded_as_one_run(place: Place) 
     assert {"buy_and_hold", "cash", "ridge"} <= set(tested["references"])
     equity = pd.read_parquet(place.run / "equity.parquet")
     assert equity.index[0] == pd.Timestamp(FIRST * 3_600_000, unit="ms", tz="UTC")
+
+    made = {path: path.read_bytes() for path in (place.run / "forecasts.parquet", place.run / "backtest.json")}
+    caplog.clear()
+    assert place("train", "--resume", place.run)["steps"] == 8
+    assert caplog.messages == [
+        f"{place.run}: all 4 models are trained to their end already; to go on, raise training.max_steps or "
+        "training.patience"
+    ]
+    assert {path: path.read_bytes() for path in made} == made
+    assert place("train", "--resume", place.run, "--set", "training.max_steps=3")["steps"] == 12
+    assert not any(path.exists() for path in made)
 
 
 def test_a_run_that_broke_off_is_not_forecast_until_it_has_gone_on(

@@ -10,7 +10,8 @@ import torch
 from flashtrader.benchmarks.memory import measure_training
 from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.config import load_config
-from flashtrader.training.budget import estimate, rehearse, step_peak_bytes, untrained_model
+from flashtrader.training.budget import estimate, rehearse, untrained_model
+from flashtrader.training.memory import step_peak_bytes
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "returns.yaml"
 LARGER = ["training.segment_bars=512", "model.width=32"]

@@ -4,16 +4,21 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from flashtrader.config import load_config
+from flashtrader.config import Experiment, load_config
 from flashtrader.errors import TrainingError, is_out_of_memory
+from flashtrader.models.families import build_model
+from flashtrader.models.model import GridModel
+from flashtrader.panel.scaling import Scaler
 from flashtrader.training import memory
-from flashtrader.training.budget import step_peak_bytes, untrained_model
-from flashtrader.training.memory import describe_need, enough_memory_for, explained, free_bytes
+from flashtrader.training.budget import estimate, untrained_model
+from flashtrader.training.memory import describe_need, enough_memory_for, explained, free_bytes, step_peak_bytes
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "returns.yaml"
 ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -102,6 +107,50 @@ def test_a_step_that_will_not_fit_is_warned_of_before_it_is_made(
         with caplog.at_level(logging.WARNING), enough_memory_for(experiment, model, tmp_path):
             assert len(caplog.messages) == warnings
     assert caplog.messages[0].startswith(f"{tmp_path}: a step of training.batch_size 4 ")
+
+
+def test_a_step_for_no_such_machine_is_refused_before_the_system_ends_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_config(SMOKE)
+    free = needed() // 4
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+    model = untrained_model(experiment)
+    with pytest.raises(TrainingError) as refused, enough_memory_for(experiment, model, tmp_path):
+        pytest.fail("a step was made")
+    assert str(refused.value) == f"{tmp_path}: {described(free)}"
+    with pytest.raises(TrainingError) as refused:
+        estimate(experiment)
+    assert str(refused.value) == f"--dry-run: {described(free)}"
+    assert caplog.messages == []
+
+
+def test_a_model_that_no_machine_holds_is_told_of_by_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "model.width 65536 and model.layers 2 make 103,082,426,370 parameters, whose training needs "
+    told += "1,536.0 GiB for them alone"
+    wide = load_config(SMOKE, ["model.width=65536"])
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 2**34)
+    with pytest.raises(TrainingError) as refused:
+        untrained_model(wide)
+    assert str(refused.value) == f"{told}, and 16.0 GiB were free; lower one of them"
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: None)
+    monkeypatch.setattr(memory, "build_model", fails_at_the_second())
+    with pytest.raises(TrainingError) as refused:
+        untrained_model(wide)
+    assert str(refused.value) == f"out of memory: {told}; lower one of them"
+
+
+def fails_at_the_second() -> Callable[[Experiment, Scaler], GridModel]:
+    """The first one takes no memory."""
+    calls = []
+
+    def build(*arguments: Any) -> GridModel:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ON_CPU
+        return build_model(*arguments)
+
+    return build
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
