@@ -228,7 +228,7 @@ def _sentences(run: "RunSummary") -> list[str]:
 
 def selection_warnings(chosen: "RunSummary", by: Figure, candidates: "Sequence[RunSummary]") -> list[str]:
     """Return what makes the best of several runs look better than it is."""
-    from flashtrader.report.formats import percent
+    from flashtrader.report.formats import counted, percent
 
     warnings = []
     if len(candidates) > 1:
@@ -242,8 +242,8 @@ def selection_warnings(chosen: "RunSummary", by: Figure, candidates: "Sequence[R
         significance = chosen.backtest.significance
         warnings.append(
             f"deflated Sharpe ratio {percent(_number(significance.deflated_sharpe))}: how probable it is, counting "
-            f"{significance.trials:,} trials until its backtest, that the true ratio is above what chance shows in the "
-            "best of them"
+            f"{counted(significance.trials, 'trial')} until its backtest, that the true ratio is above what chance "
+            "shows in the best of them"
         )
     return warnings
 

@@ -120,6 +120,7 @@ def train(
 
         return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
+    from flashtrader.report.formats import counted
     from flashtrader.training.loop import resume_training, train_model
     from flashtrader.training.spread import Spread
     from flashtrader.training.stopping import Terminated, terminable
@@ -127,9 +128,8 @@ def train(
 
     over = Spread(engine.value, workers) if at_once else None
     if over is not None:
-        say(
-            f"{workers} models at a time, each with {over.threads} threads; of another number some sums round otherwise"
-        )
+        threads = counted(over.threads, "thread")
+        say(f"{workers} models at a time, each with {threads}; of another number some sums round otherwise")
     if resume is None and experiment.plain_models:
         first = "first of each fold" if experiment.split.walk_forward else "first"
         say(f"{first} the plain models: {', '.join(experiment.plain_models)}")

@@ -11,9 +11,9 @@ from typing import Any
 from flashtrader import __version__
 from flashtrader.errors import ConfigError
 from flashtrader.files import write_json
+from flashtrader.forecasting.forecast import forecast_run
 from flashtrader.run import Run
 from flashtrader.verification.checks import Attack, Check, Subject, carry_out
-from flashtrader.verification.histories import stored_tables
 from flashtrader.verification.late import one_bar_late
 from flashtrader.verification.leaks import fill_noise, future_noise, past_noise
 from flashtrader.verification.mutants import mutants
@@ -67,11 +67,12 @@ class Verification:
 def verify_run(run: Run, data_dir: Path, *, full: bool, watch: Callable[[Check], None]) -> Verification:
     """Attack a trained run; `watch` gets each check as soon as it is known. Writes verify.json into the run.
 
-    Raises ConfigError for a run without a manifest, and what loading its bars raises.
+    Raises ConfigError for a run without a manifest, and what forecasting its test bars raises: each attack would say
+    the same, as if it had caught the run.
     """
     if not (run.path / "manifest.json").is_file():
         raise ConfigError(f"{run.path}: not trained, so there is nothing to verify; train it, or give another --run")
-    stored_tables(run.experiment.data, data_dir)  # or each attack would say that there are none
+    forecast_run(run, data_dir)
     (run.path / "verify.json").unlink(missing_ok=True)  # what an earlier one came to, if this one is cut short
     began = time.perf_counter()
     checks = []
