@@ -32,8 +32,10 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=1_000), AfterValidator(_printable)]
+Printable = Annotated[str, AfterValidator(_printable)]
 """Of anybody's file, and safe to print."""
+Text = Annotated[Printable, Field(max_length=1_000)]
+"""In a table, or a sentence."""
 
 
 Milliseconds = Annotated[int, Field(ge=-62_135_596_800_000, le=253_402_300_799_000)]
@@ -144,7 +146,8 @@ class Manifest(Machine):
     """Enough to make a run again, and to say what is no longer as it was."""
 
     created: AwareDatetime
-    command: Text
+    command: Printable
+    """As it was given, however long: of a hundred symbols, say."""
     experiment: Experiment
     """Resolved: every key has its value."""
     data: Annotated[Mapping[Text, Fingerprint], Field(min_length=1)]

@@ -48,7 +48,7 @@ def describe_data(experiment: Experiment, data: LabelledPanel, device: torch.dev
     """Return the part of a manifest that any model's has: of what experiment, when, with what and of which bars."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": "".join(sign if sign.isprintable() else " " for sign in " ".join(sys.argv)),
         **describe_machine(experiment, device),
         "seed": experiment.training.seed,
         "data": data.fingerprints,

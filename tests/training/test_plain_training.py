@@ -1,4 +1,5 @@
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_a_plain_model_makes_a_run_like_any_other(data_dir: Path, tmp_path: Path
     assert str(refused.value) == (
         f"{run.path}: {family} is fitted at once and has nothing to go on with; train a new run with --config"
     )
+
+
+def test_a_manifest_is_whole_whatever_the_command(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of a hundred symbols, over several lines, in bytes that are no text."""
+    monkeypatch.setattr(sys, "argv", ["flashtrader", "train", "--set", "data.symbols=[AAA,\nBBB]\udcff", "x" * 100_000])
+    run = train_model(experiment("drift"), data_dir, tmp_path, watch_nothing).run
+    assert run.read_manifest().command == f"flashtrader train --set data.symbols=[AAA, BBB]  {'x' * 100_000}"
 
 
 def test_the_validation_score_is_that_of_the_forecasts(data_dir: Path, tmp_path: Path) -> None:
