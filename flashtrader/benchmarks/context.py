@@ -12,20 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
 from flashtrader.benchmarks.machine import Machine, machine
+from flashtrader.benchmarks.paired import Difference, paired_difference
 from flashtrader.benchmarks.peak_memory import PeakMemory
 from flashtrader.config import Experiment
 from flashtrader.errors import ConfigError
-from flashtrader.files import replacing
 from flashtrader.interval import Interval
 from flashtrader.market.sources.simulated import SimulatedSource
 from flashtrader.models.families import load_model
@@ -64,15 +62,6 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A context's score less the shortest context's, seed by seed, and its confidence interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Context:
     """A context's mean over the seeds."""
 
@@ -86,7 +75,7 @@ class Context:
     peak_bytes: int | None
     """What two steps hold at most, data aside; None where it can't be measured."""
     ic_difference: Difference | None
-    """None for the shortest."""
+    """From the shortest's; None for the shortest."""
     loss_difference: Difference | None
 
 
@@ -133,47 +122,6 @@ class ContextBenchmark:
     def to_json(self) -> dict[str, Any]:
         """Return the benchmark as plain values."""
         return {"verdict": self.verdict, "confidence": CONFIDENCE} | asdict(self)
-
-    def plot(self, path: Path) -> Path:
-        """Draw score, time and memory against context, and return the picture's path."""
-        figure = Figure(figsize=(12, 4), layout="constrained")
-        score, seconds, memory = figure.subplots(1, 3)
-        bars = [context.context_bars for context in self.contexts]
-        ics = [context.ic for context in self.contexts]
-        score.scatter(
-            [training.context_bars for training in self.trainings],
-            [training.ic for training in self.trainings],
-            s=14,
-            color="0.6",
-            label="a training",
-        )
-        score.plot(bars, ics, marker="o", color="C0", label="mean of the seeds")
-        for context in self.contexts:
-            if (difference := context.ic_difference) is not None:
-                ends = [ics[0] + difference.low, ics[0] + difference.high]
-                score.plot([context.context_bars] * 2, ends, color="C0", alpha=0.4, linewidth=5)
-        if self.best_ic is not None:
-            score.axhline(self.best_ic, color="C2", linestyle="--", label="best achievable")
-        score.set_title(
-            f"{self.part} IC; bars: {CONFIDENCE:.0%} interval\nof the difference from the shortest", fontsize=10
-        )
-        score.legend(frameon=False, fontsize=9)
-        seconds.plot(bars, [context.seconds for context in self.contexts], marker="o")
-        seconds.set_title("seconds of a training", fontsize=10)
-        peaks = [context.peak_bytes for context in self.contexts]
-        memory.plot(bars, [math.nan if peak is None else peak / 2**20 for peak in peaks], marker="o")
-        memory.set_title("peak memory of a step, MiB", fontsize=10)
-        for axis in (score, seconds, memory):
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(bars, [f"{length:,}" for length in bars])
-            axis.minorticks_off()
-            axis.set_xlabel("context, bars")
-            axis.grid(visible=True, alpha=0.3)
-        for axis in (seconds, memory):
-            axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=130)
-        return path
 
 
 def bench_context(
@@ -236,39 +184,6 @@ def with_common_segments(experiment: Experiment, longest_bars: int) -> Experimen
     adapted = _with_training(experiment, segment_bars=segment_bars, warmup_bars=longest_bars)
     batches = _labelled_bars(experiment) / _labelled_bars(adapted)
     return _with_training(adapted, batch_size=max(1, round(batches * experiment.training.batch_size)))
-
-
-def paired_difference(scores_S: Floats, stretches_SG: Floats, confidence: float) -> Difference:
-    """Return the mean of paired differences over S seeds, with the interval that time and seeds leave open.
-
-    scores_S: each seed's difference on all bars. stretches_SG: the same on G stretches of time alone. Their spread
-    over stretches, means over the seeds, gives the error that the sampled time leaves, whatever the dependence from bar
-    to bar (Ibragimov & Müller 2010, t-Statistic Based Correlation and Heterogeneity Robust Inference); the spread over
-    seeds gives the training's. The variances add, which counts their interaction twice, and the degrees of freedom are
-    Satterthwaite's (1946). With one seed the interval holds for that training alone.
-    """
-    num_seeds, num_stretches = stretches_SG.shape
-    variances = [(stretches_SG.mean(axis=0).var(ddof=1) / num_stretches, num_stretches - 1)]
-    if num_seeds > 1:
-        variances.append((scores_S.var(ddof=1) / num_seeds, num_seeds - 1))
-    variance = sum(value for value, _ in variances)
-    estimate = float(scores_S.mean())
-    if not variance > 0:
-        return Difference(estimate, estimate + variance, estimate + variance)
-    freedom = variance**2 / sum(value**2 / degrees for value, degrees in variances)
-    reach = _student_t(1 - (1 - confidence) / 2, freedom) * math.sqrt(variance)
-    return Difference(estimate, estimate - reach, estimate + reach)
-
-
-def _student_t(probability: float, freedom: float) -> float:
-    """Return Student's t at a probability (Abramowitz & Stegun 1964, 26.7.5); from 2 degrees on within 4 %."""
-    z = NormalDist().inv_cdf(probability)
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
 
 
 def _with_training(experiment: Experiment, **changes: object) -> Experiment:

@@ -188,6 +188,7 @@ def context(
     experiment = load_config(config, overrides or [])
 
     from flashtrader.benchmarks.context import bench_context
+    from flashtrader.benchmarks.context_plots import plot_context
     from flashtrader.cli.context_tables import context_tables, training_line
     from flashtrader.files import write_json
 
@@ -200,7 +201,7 @@ def context(
         part=part,
         on_training=lambda training: say(training_line(training)),
     )
-    picture = measured.plot(out / "context.png")
+    picture = plot_context(measured, out / "context.png")
     write_json(out / "context.json", measured.to_json())
     notes = [measured.verdict, "", f"written: {out / 'context.json'}, {picture}"]
     show(context_tables(measured), measured.to_json(), as_json, notes)

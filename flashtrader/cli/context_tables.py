@@ -1,6 +1,7 @@
 """What `flashtrader bench context` prints."""
 
-from flashtrader.benchmarks.context import CONFIDENCE, ContextBenchmark, Difference, Training
+from flashtrader.benchmarks.context import CONFIDENCE, ContextBenchmark, Training
+from flashtrader.benchmarks.paired import Difference
 from flashtrader.cli.console import Table
 
 
