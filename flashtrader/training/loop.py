@@ -66,21 +66,27 @@ def resume_training(
     changed, TrainingError when another process is at work in the run.
     """
     with alone(run):
-        check_same_experiment(run, experiment)
-        team().from_writer(partial(remove_parts, run.path))
-        if not team().from_writer(lambda: run.has_begun):
-            if (run.path / "backtest.json").is_file():
-                raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
-            _log.warning("%s: killed as it was made; it begins at step 0", run.path)
-            return _train(experiment, data_dir, partial(begin_anew, run, experiment), watch, over)
-        if experiment.has_members:
-            return resume_members(experiment, data_dir, run, watch, over)
-        return resume_one(experiment, data_dir, run, watch)
+        return _resume(experiment, data_dir, run, watch, over)
+
+
+def _resume(experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None) -> TrainingSummary:
+    check_same_experiment(run, experiment)
+    team().from_writer(partial(remove_parts, run.path))
+    if not team().from_writer(lambda: run.has_begun):
+        if (run.path / "backtest.json").is_file():
+            raise ConfigError(f"{run.path}: a backtest without a model, which can't go on; train one with --config")
+        _log.warning("%s: killed as it was made; it begins at step 0", run.path)
+        return _train(experiment, data_dir, partial(begin_anew, run, experiment), watch, over)
+    if experiment.has_members:
+        return resume_members(experiment, data_dir, run, watch, over)
+    return resume_one(experiment, data_dir, run, watch)
 
 
 def train_in(
     experiment: Experiment, data_dir: Path, run: Run, watch: Watcher, over: Spread | None = None
 ) -> TrainingSummary:
-    """Train as `train_model` does, in a run directory that is there and in which nothing has begun."""
+    """Train as `train_model` does, in a run directory that is there; if something has begun in it, that goes on."""
     with alone(run):
+        if team().from_writer(lambda: run.has_begun):  # by another process, maybe, while this one waited for its end
+            return _resume(experiment, data_dir, run, watch, over)
         return _train(experiment, data_dir, partial(begin_anew, run, experiment), watch, over)

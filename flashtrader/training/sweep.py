@@ -14,7 +14,7 @@ from flashtrader.config import Experiment, first_problem, load_config
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
 from flashtrader.run import Run, refuse_link, refuse_links, reserve_run
-from flashtrader.training.loop import resume_training, train_in
+from flashtrader.training.loop import train_in
 from flashtrader.training.spread import Finish, Spread, spread
 from flashtrader.training.tracking import Follow, Metrics
 from flashtrader.training.walk_forward import finished
@@ -124,7 +124,7 @@ def train_sweep(sweep: Sweep, data_dir: Path, watch: Callable[[Metrics], None], 
 def _train_trial(run: Run, data_dir: Path, watch: Callable[[Metrics], None]) -> None:
     experiment = run.experiment
     if finished(run, experiment) is None:
-        (resume_training if run.has_begun else train_in)(experiment, data_dir, run, watch)
+        train_in(experiment, data_dir, run, watch)
 
 
 def _combinations(grid: Sequence[str]) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json_lines
 from flashtrader.models.weights import load_tensors
 from flashtrader.run import Run
-from flashtrader.training.loop import resume_training, train_model
+from flashtrader.training.loop import resume_training, train_in, train_model
 from flashtrader.training.trainer import Trainer
 from panels import random_bars, store_bars
 
@@ -57,6 +57,13 @@ def test_training_writes_all_that_the_run_needs(data_dir: Path, tmp_path: Path) 
     assert manifest["attention"]["backend"].startswith("sdpa")
     assert manifest["training"]["best_step"] == summary.best_step
     assert "standardiser.feature_mean" in weights(summary.run, "best")
+
+
+def test_what_another_process_has_trained_meanwhile_is_not_trained_again(data_dir: Path, tmp_path: Path) -> None:
+    run = train_model(tiny(), data_dir, tmp_path, watch_nothing).run
+    trained = run.metrics.read_bytes()
+    train_in(tiny(), data_dir, run, watch_nothing)
+    assert run.metrics.read_bytes() == trained
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
