@@ -79,7 +79,9 @@ def test_orders_whose_cost_is_not_known_are_counted_and_said() -> None:
     weights.iloc[5:15, 0] = 0.0
     result = run_backtest(BARS, weights, HOURLY, REAL)
     assert result.unfilled == 2 + 3
-    assert result.unfilled_doubt is not None
+    assert result.unfilled_doubt == (
+        "orders that were not filled: 5, whose cost is not known without the market's trailing volatility or volume"
+    )
     assert summary(result)["costs"]["unfilled_orders"] == 5
     assert ("Beware", result.unfilled_doubt) in assumptions(result)
 

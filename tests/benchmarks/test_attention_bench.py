@@ -150,7 +150,7 @@ def test_a_call_that_would_take_too_long_is_not_begun() -> None:
 
 def test_a_call_that_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "free_bytes", lambda _: 1000)
-    assert str(measure().no_number).startswith("out of memory: about 0.0 GB")
+    assert measure().no_number == "out of memory: about 0.0 GB a call"
 
 
 def test_running_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

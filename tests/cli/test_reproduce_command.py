@@ -1,6 +1,7 @@
 """`train --from`: a run made again from its manifest."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from command import Command, Outcome
 from flashtrader.config import validate
@@ -71,7 +73,8 @@ def test_the_same_weights_come_from_the_manifest_alone_though_bars_were_fetched_
     store_bars(place.root / "data", "BBB", random_bars(100, 7))
     outcome = again(place)
     assert outcome.exit_code == 0, outcome.err
-    assert "identical weights: 3 models, bit for bit" in outcome.err
+    identical = f"identical weights: 3 models, bit for bit those of {place.root}/manifest.json"
+    assert outcome.err.splitlines()[-1] == identical
     assert "not as it was" not in outcome.err
     assert outcome.json["reproduction"]["identical"] is True
     then, now = (json.loads((run / "manifest.json").read_text()) for run in (place.run, place.root / "again/tiny-001"))
@@ -88,7 +91,8 @@ def test_the_same_weights_come_from_the_manifest_alone_though_bars_were_fetched_
 def test_a_plain_model_is_made_again_too(tmp_path: Path, flashtrader: Command) -> None:
     place = Place(tmp_path, flashtrader, SETTINGS | {"model": {"family": "boosting", "context_bars": 8}}, markets())
     place("train", "--config", place.config)
-    assert "identical weights: 1 model, bit for bit" in again(place).err
+    *_, last = again(place).err.splitlines()
+    assert last == f"identical weights: 1 model, bit for bit those of {place.root}/manifest.json"
 
 
 def test_every_model_of_a_walk_forward_is_made_again(tmp_path: Path, flashtrader: Command) -> None:
@@ -98,7 +102,8 @@ def test_every_model_of_a_walk_forward_is_made_again(tmp_path: Path, flashtrader
     place = Place(tmp_path, flashtrader, settings, markets())
     place("train", "--config", place.config)
     outcome = again(place)
-    assert "identical weights: 6 models, bit for bit" in outcome.err
+    identical = f"identical weights: 6 models, bit for bit those of {place.root}/manifest.json"
+    assert outcome.err.splitlines()[-1] == identical
     assert outcome.json["reproduction"]["identical"] is True
 
     first, second = (place.run / "members" / f"fold-{number}-seed-0" for number in ("01", "02"))
@@ -129,7 +134,13 @@ def test_changed_data_can_be_trained_on_all_the_same(place: Place) -> None:
     store_bars(place.root / "other", "BBB", random_bars(600, 3, 100))
     outcome = again(place, "--allow-changed-data", data="other")
     assert outcome.exit_code == 0, outcome.err
-    assert "other weights than those of" in outcome.err
+    changed = "BBB: other values in the same 600 rows from 1970-01-05 04:00 to 1970-01-30 03:00"
+    first, *_, last = outcome.err.splitlines()
+    assert first == f"not as it was: {changed}"
+    assert last == (
+        f"other weights than those of {place.root}/manifest.json in checkpoints/best.safetensors, "
+        f"plain/boosting.safetensors, plain/ridge.safetensors: {changed}"
+    )
     assert outcome.json["reproduction"]["identical"] is False
     assert len(outcome.json["reproduction"]["changed_data"]) == 1
 
@@ -144,20 +155,27 @@ def test_what_else_changed_is_told_and_other_weights_are_a_failure(place: Place)
     edit(place, change)
     outcome = again(place)
     assert outcome.exit_code == 1
-    assert "not as it was: torch: 1.0.0 then, 2." in outcome.err
-    assert "not as it was: CPU instructions: MMX then" in outcome.err
-    assert "not as it was: threads: 4000 then" in outcome.err
+    changes = [
+        f"torch: 1.0.0 then, {torch.__version__} now",
+        f"CPU instructions: MMX then, {torch.backends.cpu.get_cpu_capability()} now",
+        f"threads: 4000 then, {os.cpu_count()} cores now",
+    ]
     lines = outcome.err.splitlines()
-    changes = "; ".join(line.removeprefix("not as it was: ") for line in lines if line.startswith("not as it was: "))
-    origin = place.root / "manifest.json"
-    assert lines[-1] == f"error: other weights than those of {origin} in checkpoints/best.safetensors: {changes}"
+    assert lines[:3] == [f"not as it was: {change}" for change in changes]
+    assert lines[-1] == (
+        f"error: other weights than those of {place.root}/manifest.json in checkpoints/best.safetensors: "
+        + "; ".join(changes)
+    )
     assert outcome.json["reproduction"]["differing"] == ["checkpoints/best.safetensors"]
 
 
 def test_a_run_that_was_made_longer_is_told_apart(place: Place) -> None:
     place("train", "--resume", "tiny-001", "--set", "training.max_steps=8")
     outcome = again(place)
-    assert "not as it was: length: until step 6 the run was to have 6 steps" in outcome.err
+    assert outcome.err.splitlines()[0] == (
+        "not as it was: length: until step 6 the run was to have 6 steps, and in one go the learning rate takes "
+        "another course"
+    )
     assert outcome.json["steps"] == 8
 
 
@@ -165,6 +183,9 @@ def test_an_unfinished_run_has_nothing_to_compare_with(place: Place) -> None:
     edit(place, lambda manifest: manifest["training"].update(stopped="interrupted"))
     outcome = again(place)
     assert outcome.exit_code == 0
+    assert outcome.err.splitlines()[-1] == (
+        f"{place.root}/manifest.json: its training did not end, so there are no weights to compare with"
+    )
     assert outcome.json["reproduction"]["identical"] is None
 
 
