@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def readable(path: Path) -> Iterator[None]:
         if error.errno is None:  # a library's word for damage
             raise
         raise UnreadableError(f"{path}: can't be read ({error.strerror}); check the disk and the permissions") from None
+
+
+def listed(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return what lies in a directory under names of a pattern, sorted; nothing where there is no such directory.
+
+    Raises UnreadableError where the system doesn't let us look, which `Path.glob` takes for an empty directory.
+    """
+    with readable(directory):
+        try:
+            with os.scandir(directory) as entries:
+                return sorted(directory / entry.name for entry in entries if fnmatchcase(entry.name, pattern))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flashtrader.errors import DataError, UnreadableError
+from flashtrader.files import listed, readable
 from flashtrader.interval import Interval, IntervalCode
 from flashtrader.market import book_store, funding_store
 from flashtrader.market.book_ledger import find_runs
@@ -72,10 +73,14 @@ class Audit:
 
 
 def stored_histories(data_dir: Path) -> Iterator[History]:
-    """Yield everything that is stored below a data directory."""
-    for directory in sorted(data_dir.glob("*/*/*/")):
+    """Yield everything that is stored below a data directory.
+
+    Raises UnreadableError for a source's or a market's directory of which the system doesn't tell what is in it.
+    """
+    directories = [path for source in listed(data_dir) for market in listed(source) for path in listed(market)]
+    for directory in directories:
         source, symbol, name = directory.parts[-3:]
-        if not any(directory.glob("*.parquet")) and not (directory / "ledger.json").exists():
+        if not _may_hold_something(directory):
             continue
         if name == "funding":
             yield FundingSeries(source, symbol)
@@ -85,6 +90,13 @@ def stored_histories(data_dir: Path) -> Iterator[History]:
             yield BookSeries(source, symbol, int(name.removeprefix("book-")))
 
 
+def _may_hold_something(directory: Path) -> bool:
+    try:
+        return bool(listed(directory, "*.parquet") or listed(directory, "ledger.json"))
+    except UnreadableError:  # which the audit tells of
+        return True
+
+
 def audit(data_dir: Path, history: History) -> Audit:
     """Read and check all of a history: checksums, columns, order, grid, values, overlaps, and what the ledger says.
 
@@ -92,14 +104,24 @@ def audit(data_dir: Path, history: History) -> Audit:
     that it does not know, or a directory with neither: that is no damage, and the next fetch goes on from there.
     """
     if history.kind == "bars":
-        return _audit_bars(Store(data_dir), history)
-    if history.kind == "orderbook":
-        return _audit_books(BookStore(data_dir), history)
-    return _audit_funding(FundingStore(data_dir), history)
+        directory = Store(data_dir).directory(history)
+    elif history.kind == "orderbook":
+        directory = BookStore(data_dir).directory(history)
+    else:
+        directory = FundingStore(data_dir).directory(history.source, history.symbol)
+    try:
+        with readable(directory):
+            if history.kind == "bars":
+                return _audit_bars(directory, history)
+            if history.kind == "orderbook":
+                return _audit_books(directory, history)
+            return _audit_funding(directory, history)
+    except UnreadableError as error:
+        return Audit(history, 0, 0, (_refused(directory, error, "none"),))
 
 
-def _audit_bars(store: Store, series: Series) -> Audit:
-    directory, interval = store.directory(series), series.interval
+def _audit_bars(directory: Path, series: Series) -> Audit:
+    interval = series.interval
     path, paths = directory / "ledger.json", part_paths(directory)
     findings: list[Finding] = []
     profiles = []
@@ -171,11 +193,11 @@ def _disagreements(ledger: Ledger, profile: Profile, series: Series, path: Path,
     return findings
 
 
-def _audit_books(store: BookStore, series: BookSeries) -> Audit:
-    path = store.directory(series) / "ledger.json"
+def _audit_books(directory: Path, series: BookSeries) -> Audit:
+    path = directory / "ledger.json"
     findings: list[Finding] = []
     stored = pd.DataFrame({"timestamp": np.empty(0, np.int64), "gap_before": np.empty(0, bool)})
-    paths = sorted(store.directory(series).glob("books-*.parquet"))
+    paths = listed(directory, "books-*.parquet")
     for part in paths:
         try:
             books = validate_books(read_part(part, book_store.DAMAGED), str(part))
@@ -213,8 +235,7 @@ def _audit_books(store: BookStore, series: BookSeries) -> Audit:
     return Audit(series, len(paths), len(stored), tuple(findings))
 
 
-def _audit_funding(store: FundingStore, series: FundingSeries) -> Audit:
-    directory = store.directory(series.source, series.symbol)
+def _audit_funding(directory: Path, series: FundingSeries) -> Audit:
     part, path = directory / "funding.parquet", directory / "ledger.json"
     findings: list[Finding] = []
     spans: tuple[Span, ...] | None = None

@@ -19,7 +19,7 @@ import pandas as pd
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import DataError
-from flashtrader.files import write_json
+from flashtrader.files import listed, write_json
 from flashtrader.market.book_ledger import BookLedger, Break, Run, find_runs
 from flashtrader.market.books import Books, best_levels, num_levels, validate_books
 from flashtrader.market.parts import first_and_last, part_time, read_part, write_part, writing
@@ -155,8 +155,8 @@ class BookStore:
     def serving(self, series: BookSeries) -> BookSeries:
         """Return the shallowest stored history with at least the levels of `series`. Raises DataError without one."""
         directory = self.directory(series).parent
-        names = {path.parent.name.removeprefix("book-") for path in directory.glob("book-*/books-*.parquet")}
-        depths = [int(name) for name in names if name.isdecimal()]
+        filled = [path for path in listed(directory, "book-*") if listed(path, "books-*.parquet")]
+        depths = [int(name) for path in filled if (name := path.name.removeprefix("book-")).isdecimal()]
         enough = [depth for depth in depths if depth >= series.levels]
         if enough:
             return replace(series, levels=min(enough))
@@ -190,7 +190,7 @@ class BookStore:
 
     def parts(self, series: BookSeries) -> list[Path]:
         """Return the part files, in order of their first snapshots."""
-        return sorted(self.directory(series).glob("books-*.parquet"), key=_part_time)
+        return sorted(listed(self.directory(series), "books-*.parquet"), key=_part_time)
 
     def _write_ledger(self, series: BookSeries, ledger: BookLedger) -> None:
         names = tuple(path.name for path in self.parts(series))

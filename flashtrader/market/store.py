@@ -23,7 +23,7 @@ import pandas as pd
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import ConfigError, DataError
-from flashtrader.files import write_json
+from flashtrader.files import listed, write_json
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, no_bars, validate_bars
 from flashtrader.market.ledger import Ledger
@@ -246,7 +246,7 @@ def _milliseconds(time: datetime) -> int:
 
 def part_paths(directory: Path) -> list[Path]:
     """Return the parts of a history, in order of time."""
-    return sorted(directory.glob("bars-*.parquet"))
+    return listed(directory, "bars-*.parquet")
 
 
 def part_name(timestamp: int, interval: Interval) -> str:

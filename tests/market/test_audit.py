@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from exchange_server import ExchangeServer, random_bars
-from flashtrader.errors import DataError
+from flashtrader.errors import DataError, UnreadableError
 from flashtrader.interval import Interval
 from flashtrader.market import parts as parts_module
 from flashtrader.market import repair as repair_module
@@ -393,6 +393,30 @@ def test_a_file_that_can_not_be_read_stays_where_it_is(
     assert problems(audit(whole, history)) == [message]
     assert repair(whole, history) == Repair((), 0, (message,))
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("[!.]*.*")} == before
+
+
+@pytest.mark.parametrize("refused", ["bybit", "bybit/BTCUSDT", "bybit/BTCUSDT/60", "bybit/BTCUSDT/book-3"])
+def test_a_directory_that_can_not_be_looked_into_is_told_of(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """Where a market's histories can't be seen, none can be called whole; one of them alone holds up no other."""
+    look = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path == whole / refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = f"{whole / refused}: can't be read (Permission denied); check the disk and the permissions"
+    if refused.count("/") < 2:
+        with pytest.raises(UnreadableError) as failed:
+            list(stored_histories(whole))
+        assert str(failed.value) == message
+    else:
+        histories = list(stored_histories(whole))
+        assert histories == [BTC, BOOK, FUNDING]
+        assert [line for history in histories for line in problems(audit(whole, history))] == [message]
 
 
 @pytest.mark.parametrize("damage", [flip, unseal])
