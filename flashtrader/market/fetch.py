@@ -78,44 +78,13 @@ def fetch(
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise ConfigError(f"start {iso_time(start_ms)} is not before end {iso_time(end_ms)}")
     all_series = [Series(source.name, symbol, interval) for symbol in symbols]
-    stop = threading.Event()
-
-    def history(series: Series) -> Span | str:
-        try:
-            return source.history(series.symbol, interval)
-        except UnknownSymbolError:
-            raise
-        except (SourceError, DataError) as error:
-            return str(error)
-
-    def one(series: Series, history: Span | str) -> FetchReport:
-        try:
-            ledger = store.ledger(series)
-        except DataError as error:
-            return FetchReport(series.symbol, failed=str(error))
-        if isinstance(history, str):
-            return _report(series, ledger, failed=history)
-        wanted = _wanted(ledger, history, source, interval, start_ms, end_ms)
-        if not wanted:
-            there = f"{source.name} has {series.symbol} from {history}"
-            return _report(series, ledger, failed=f"no closed bars in the time asked for: {there}")
-        missing = _missing(ledger, source, wanted)
-        try:
-            if ledger.rows:
-                _refuse_other_prices(source, store, series, missing, history)
-            return _fetch_series(source, store, series, missing, progress, stop)
-        except (SourceError, DataError) as error:
-            now = ledger
-            with suppress(DataError):
-                now = store.ledger(series)  # what came before the disk was full, say
-            return _report(series, now, now.rows - ledger.rows, str(error))
-
+    fetching = _Fetch(source, store, start_ms, end_ms, progress)
     with ThreadPoolExecutor(_SYMBOLS_AT_ONCE) as pool:
         try:
-            histories = _results([pool.submit(history, series) for series in all_series])
-            reports = _results([pool.submit(one, *known) for known in zip(all_series, histories, strict=True)])
+            histories = _results([pool.submit(fetching.history, series) for series in all_series])
+            reports = _results([pool.submit(fetching.one, *known) for known in zip(all_series, histories, strict=True)])
         except BaseException:
-            stop.set()  # the threads store what they have received, then end
+            fetching.stop.set()  # the threads store what they have received, then end
             source.abandon()
             raise
     return _compared(store, all_series, reports)
@@ -128,89 +97,128 @@ def _results(futures: Sequence[Future[T]]) -> list[T]:
     return [future.result() for future in futures]
 
 
-def _wanted(
-    ledger: Ledger, history: Span, source: Source, interval: Interval, start_ms: int | None, end_ms: int | None
-) -> Span:
-    """Return the span of bars to have, on the grid and within what the source has."""
-    if start_ms is None and source.local:
-        start_ms = history.start_ms
-    elif start_ms is None:
-        known = [span.start_ms for span in (*ledger.answered, *(failure.span for failure in ledger.failed))]
-        known += [] if ledger.first_ms is None else [ledger.first_ms]
-        start_ms = min(known, default=history.end_ms - _DEFAULT_MS)
-    end_ms = history.end_ms if end_ms is None else end_ms
-    start, end = interval.opening(interval.index(np.array([start_ms - 1, end_ms - 1])) + 1).tolist()
-    return Span(start, end) & history
+@dataclass(frozen=True)
+class _Fetch:
+    """What is asked of which source, and where it is kept; several threads call it, each for a series of its own."""
 
+    source: Source
+    store: Store
+    start_ms: int | None
+    end_ms: int | None
+    progress: Progress
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set where nothing more is to be asked for."""
 
-def _missing(ledger: Ledger, source: Source, wanted: Span) -> tuple[Span, ...]:
-    """Return what to ask for: what was never answered, and the holes that a better answer may fill.
-
-    Of those an exchange has, pages lost by a download; of a history from files any hole, since the next file may be
-    more complete than the last. Files are asked for everything, which costs one write instead of one for each hole.
-    """
-    if source.local and ledger.gaps:
-        return (wanted,)
-    lost = [gap.span for gap in ledger.gaps if gap.reason == "fetch_failed"]
-    return minus([wanted], minus(ledger.answered, lost))
-
-
-def _refuse_other_prices(source: Source, store: Store, series: Series, missing: Sequence[Span], history: Span) -> None:
-    """Raise DataError for a stored bar that has another price at the source now than when it was fetched.
-
-    Looked at are the stored bars nearest to each missing span, and of a local source all that it has.
-    """
-    if not missing and not source.local:
-        return
-    if source.local:
-        stretches = [store.read(series)]
-    else:
-        borders = sorted({time_ms for span in missing for time_ms in (span.start_ms, span.end_ms)})
-        stretches = [bars for border in borders for bars in store.beside(series, border, _COMPARED_BARS)]
-    times = [bars["timestamp"].to_numpy() for bars in stretches if len(bars)]
-    spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in times)
-    stored = pd.concat(stretches).drop_duplicates("timestamp").sort_values("timestamp")
-    pages = [page.bars for span in spans for page in source.pages(series.symbol, series.interval, span)]
-    both = stored.merge(pd.concat([no_bars(), *pages]), on="timestamp", suffixes=("", "_now"))
-    then, now = both[[*PRICES]].to_numpy(), both[[f"{name}_now" for name in PRICES]].to_numpy()
-    differs = np.abs(now - then) > _SAME_PRICE * then
-    if differs.any():
-        row, column = np.argwhere(differs)[-1]  # the newest such bar, and its close if that differs
-        where = f"{series}: bar {iso_time(int(both['timestamp'].iloc[row]))} in {store.directory(series)}"
-        prices = f"has {PRICES[column]} {then[row, column]:.10g}, at the source now {now[row, column]:.10g}"
-        raise DataError(f"{where} {prices}; {_REMEDY_READJUSTED if source.readjusts else _REMEDY}")
-
-
-def _fetch_series(
-    source: Source, store: Store, series: Series, missing: Sequence[Span], progress: Progress, stop: threading.Event
-) -> FetchReport:
-    recorded = store.recorded(series)
-    if recorded.examined and not missing:
-        return _report(series, recorded)
-    for span in missing:
-        store.record_failure(series, span, _STOPPED)  # so that a fetch that is killed knows later what it was after
-    total = sum(_num_bars(span, series.interval) for span in missing)
-    progress(series.symbol, 0, total)
-    batch = _Batch(store, series)
-    failed = None
-    try:
+    def history(self, series: Series) -> Span | str:
+        """Return the time of which the source has bars, or why it can't be known."""
         try:
-            for span in reversed(missing):
-                for page in source.pages(series.symbol, series.interval, span):
-                    batch.add(page, within=span)
-                    progress(series.symbol, batch.bars_answered, total)
-                    if stop.is_set():
-                        return FetchReport(series.symbol, failed=_STOPPED)
-        finally:
-            batch.flush()
-    except (SourceError, DataError) as error:
-        failed = str(error)
-    unanswered = minus(missing, store.recorded(series).answered)
-    if unanswered and failed is None:
-        failed = f"{source.name} left {unanswered[-1]} of {series.symbol} unanswered; fetch again"
-    for span in unanswered:
-        store.record_failure(series, span, failed or _STOPPED)
-    return _report(series, store.examine(series), batch.rows_added, failed)
+            return self.source.history(series.symbol, series.interval)
+        except UnknownSymbolError:
+            raise
+        except (SourceError, DataError) as error:
+            return str(error)
+
+    def one(self, series: Series, history: Span | str) -> FetchReport:
+        """Store what is missing of a series."""
+        try:
+            ledger = self.store.ledger(series)
+        except DataError as error:
+            return FetchReport(series.symbol, failed=str(error))
+        if isinstance(history, str):
+            return _report(series, ledger, failed=history)
+        wanted = self._wanted(series, ledger, history)
+        if not wanted:
+            there = f"{self.source.name} has {series.symbol} from {history}"
+            return _report(series, ledger, failed=f"no closed bars in the time asked for: {there}")
+        missing = self._missing(ledger, wanted)
+        try:
+            if ledger.rows:
+                self._refuse_other_prices(series, missing, history)
+            return self._download(series, missing)
+        except (SourceError, DataError) as error:
+            now = ledger
+            with suppress(DataError):
+                now = self.store.ledger(series)  # what came before the disk was full, say
+            return _report(series, now, now.rows - ledger.rows, str(error))
+
+    def _wanted(self, series: Series, ledger: Ledger, history: Span) -> Span:
+        """Return the span of bars to have, on the grid and within what the source has."""
+        start_ms, interval = self.start_ms, series.interval
+        if start_ms is None and self.source.local:
+            start_ms = history.start_ms
+        elif start_ms is None:
+            known = [span.start_ms for span in (*ledger.answered, *(failure.span for failure in ledger.failed))]
+            known += [] if ledger.first_ms is None else [ledger.first_ms]
+            start_ms = min(known, default=history.end_ms - _DEFAULT_MS)
+        end_ms = history.end_ms if self.end_ms is None else self.end_ms
+        start, end = interval.opening(interval.index(np.array([start_ms - 1, end_ms - 1])) + 1).tolist()
+        return Span(start, end) & history
+
+    def _missing(self, ledger: Ledger, wanted: Span) -> tuple[Span, ...]:
+        """Return what to ask for: what was never answered, and the holes that a better answer may fill.
+
+        Of those an exchange has, pages lost by a download; of a history from files any hole, since the next file may be
+        more complete than the last. Files are asked for everything, which costs one write instead of one for each hole.
+        """
+        if self.source.local and ledger.gaps:
+            return (wanted,)
+        lost = [gap.span for gap in ledger.gaps if gap.reason == "fetch_failed"]
+        return minus([wanted], minus(ledger.answered, lost))
+
+    def _refuse_other_prices(self, series: Series, missing: Sequence[Span], history: Span) -> None:
+        """Raise DataError for a stored bar that has another price at the source now than when it was fetched.
+
+        Looked at are the stored bars nearest to each missing span, and of a local source all that it has.
+        """
+        if not missing and not self.source.local:
+            return
+        if self.source.local:
+            stretches = [self.store.read(series)]
+        else:
+            borders = sorted({time_ms for span in missing for time_ms in (span.start_ms, span.end_ms)})
+            stretches = [bars for border in borders for bars in self.store.beside(series, border, _COMPARED_BARS)]
+        times = [bars["timestamp"].to_numpy() for bars in stretches if len(bars)]
+        spans = union(Span(int(run[0]), int(series.interval.close(run[-1:])[0])) & history for run in times)
+        stored = pd.concat(stretches).drop_duplicates("timestamp").sort_values("timestamp")
+        pages = [page.bars for span in spans for page in self.source.pages(series.symbol, series.interval, span)]
+        both = stored.merge(pd.concat([no_bars(), *pages]), on="timestamp", suffixes=("", "_now"))
+        then, now = both[[*PRICES]].to_numpy(), both[[f"{name}_now" for name in PRICES]].to_numpy()
+        differs = np.abs(now - then) > _SAME_PRICE * then
+        if differs.any():
+            row, column = np.argwhere(differs)[-1]  # the newest such bar, and its close if that differs
+            where = f"{series}: bar {iso_time(int(both['timestamp'].iloc[row]))} in {self.store.directory(series)}"
+            prices = f"has {PRICES[column]} {then[row, column]:.10g}, at the source now {now[row, column]:.10g}"
+            raise DataError(f"{where} {prices}; {_REMEDY_READJUSTED if self.source.readjusts else _REMEDY}")
+
+    def _download(self, series: Series, missing: Sequence[Span]) -> FetchReport:
+        """Ask for what is missing, newest first; what arrives before the source fails is stored."""
+        recorded = self.store.recorded(series)
+        if recorded.examined and not missing:
+            return _report(series, recorded)
+        for span in missing:  # so that a fetch that is killed knows later what it was after
+            self.store.record_failure(series, span, _STOPPED)
+        total = sum(_num_bars(span, series.interval) for span in missing)
+        self.progress(series.symbol, 0, total)
+        batch = _Batch(self.store, series)
+        failed = None
+        try:
+            try:
+                for span in reversed(missing):
+                    for page in self.source.pages(series.symbol, series.interval, span):
+                        batch.add(page, within=span)
+                        self.progress(series.symbol, batch.bars_answered, total)
+                        if self.stop.is_set():
+                            return FetchReport(series.symbol, failed=_STOPPED)
+            finally:
+                batch.flush()
+        except (SourceError, DataError) as error:
+            failed = str(error)
+        unanswered = minus(missing, self.store.recorded(series).answered)
+        if unanswered and failed is None:
+            failed = f"{self.source.name} left {unanswered[-1]} of {series.symbol} unanswered; fetch again"
+        for span in unanswered:
+            self.store.record_failure(series, span, failed or _STOPPED)
+        return _report(series, self.store.examine(series), batch.rows_added, failed)
 
 
 class _Batch:
