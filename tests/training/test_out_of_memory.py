@@ -106,7 +106,12 @@ def test_a_step_that_will_not_fit_is_warned_of_before_it_is_made(
         monkeypatch.setattr(memory, "free_bytes", lambda _device, free=free: free)
         with caplog.at_level(logging.WARNING), enough_memory_for(experiment, model, tmp_path):
             assert len(caplog.messages) == warnings
-    assert caplog.messages[0].startswith(f"{tmp_path}: a step of training.batch_size 4 ")
+    halved = needed("training.batch_size=2", "training.accumulate=2")
+    assert caplog.messages == [
+        f"{tmp_path}: a step of training.batch_size 4 and training.segment_bars 128 needs about {mib(needed())}, and "
+        f"{mib(needed() - 1)} were free; with training.batch_size=2 and training.accumulate=2 it would need about "
+        f"{mib(halved)}"
+    ]
 
 
 def test_a_step_for_no_such_machine_is_refused_before_the_system_ends_the_process(
