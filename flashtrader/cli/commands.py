@@ -11,9 +11,7 @@ from typer.main import get_command
 
 from flashtrader import __version__
 from flashtrader.cli import backtest, bench, fetch, predict, runs, train, verify
-from flashtrader.cli.console import fail, say
-
-_INTERRUPTED = 130
+from flashtrader.cli.console import EXIT_CODES, fail, say
 
 app = typer.Typer(
     name="flashtrader",
@@ -86,7 +84,7 @@ def run() -> None:
         _refuse_empty(arguments)
         _refuse_repeated(arguments)
         exit_code = app(arguments or ["--help"], standalone_mode=False)
-        if exit_code == _INTERRUPTED:  # and the command has said nothing of it
+        if exit_code == EXIT_CODES["interrupted"]:  # and the command has said nothing of it
             say("stopped; every file is whole, and the same command begins again")
         sys.exit(exit_code)
     except FlashtraderError as error:

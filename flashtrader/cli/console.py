@@ -33,6 +33,8 @@ RunName = Annotated[
     typer.Option("--run", "-r", help="A run's name or path; the newest one unless given.", show_default=False),
 ]
 
+EXIT_CODES = {"interrupted": 130, "terminated": 143}
+"""Of a command that a signal stopped, as a shell has them: 128 and the number of the signal."""
 _LEAST_WIDTH = 80
 """Of a table that needs it, in a terminal of fewer columns, which breaks its lines: drawn narrower, cells vanish."""
 _LONGEST_ERROR = 2_000

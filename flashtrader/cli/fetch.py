@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashtrader.cli import fetch_check
-from flashtrader.cli.console import AsJson, DataDir, Table, UnusedDir, fail_for, milliseconds, say, show
+from flashtrader.cli.console import EXIT_CODES, AsJson, DataDir, Table, UnusedDir, fail_for, milliseconds, say, show
 from flashtrader.cli.fetch_books import BookOptions, fetch_books
 from flashtrader.cli.fetch_funding import fetch_funding
 
@@ -163,7 +163,7 @@ def fetch(
         rows = (store.ledger(Series(from_source.name, name, bar_interval)).rows for name in names)
         stored = ", ".join(f"{count:,} bars of {name}" for name, count in zip(names, rows, strict=True))
         say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
-        sys.exit(130)
+        sys.exit(EXIT_CODES["interrupted"])
     notes = _write_truth(
         from_source, store, [report.symbol for report in reports if report.failed is None], bar_interval
     )

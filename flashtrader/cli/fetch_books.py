@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashtrader.cli.console import Table, fail_for, say, show
+from flashtrader.cli.console import EXIT_CODES, Table, fail_for, say, show
 
 if TYPE_CHECKING:
     from flashtrader.config import DataConfig
@@ -74,7 +74,7 @@ def _record(data: "DataConfig", base_url: str | None, options: BookOptions, stor
         return _followed(source, store, data.symbols, duration_ms, every_ms)
     except KeyboardInterrupt:
         say(f"stopped: {_stored(source, store, data.symbols)}; the same command goes on, after a gap")
-        sys.exit(130)
+        sys.exit(EXIT_CODES["interrupted"])
 
 
 def _followed(

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashtrader.cli.console import Table, fail_for, say, show
+from flashtrader.cli.console import EXIT_CODES, Table, fail_for, say, show
 
 if TYPE_CHECKING:
     from flashtrader.config import DataConfig
@@ -31,7 +31,7 @@ def fetch_funding(
         rows = (len(store.read(source.name, symbol).settlements) for symbol in data.symbols)
         stored = ", ".join(f"{count:,} settlements of {name}" for name, count in zip(data.symbols, rows, strict=True))
         say(f"stopped: {stored} are stored in {data_dir}; the same command goes on from there")
-        sys.exit(130)
+        sys.exit(EXIT_CODES["interrupted"])
     _show(reports, source.name, data_dir, as_json)
     fail_for(report.failed for report in reports)
 

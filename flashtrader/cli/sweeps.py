@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashtrader.cli.console import Table, say, show
+from flashtrader.cli.console import EXIT_CODES, Table, say, show
 from flashtrader.cli.runs import Figure, selection_warnings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def plan(
     raise ConfigError(f"no sweep {resume!r} here or in {runs_dir}; give the file that `train --sweep` wrote")
 
 
-def train_and_show(sweep: "Sweep", data_dir: Path, over: "Spread", as_json: bool, exit_codes: dict[str, int]) -> None:
+def train_and_show(sweep: "Sweep", data_dir: Path, over: "Spread", as_json: bool) -> None:
     """Train what a sweep has left to train, and show all of it, the best first."""
     from flashtrader.cli.training_progress import TrainingProgress
     from flashtrader.errors import TrainingError
@@ -52,7 +52,7 @@ def train_and_show(sweep: "Sweep", data_dir: Path, over: "Spread", as_json: bool
     again = f"go on with: flashtrader train --resume {sweep.path}"
     if finish.stopped is not None:
         say(f"{finish.stopped}; what was trained is saved; {again}")
-        sys.exit(exit_codes[finish.stopped])
+        sys.exit(EXIT_CODES[finish.stopped])
     if finish.failures:
         raise TrainingError(f"{sweep.path}: {finish.told}; {again}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flashtrader.cli import sweeps
-from flashtrader.cli.console import AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
+from flashtrader.cli.console import EXIT_CODES, AsJson, ConfigPath, DataDir, Overrides, RunsDir, Table, say, show
 from flashtrader.cli.reproductions import conclude, outcome, plan
 from flashtrader.cli.training_progress import TrainingProgress
 from flashtrader.launch import num_processes
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from flashtrader.run import Run
     from flashtrader.training.budget import Budget
     from flashtrader.training.summary import TrainingSummary
-
-_EXIT_CODES = {"interrupted": 130, "terminated": 143}
-"""As a shell has them: 128 and the number of the signal."""
 
 
 class Engine(StrEnum):
@@ -99,7 +96,7 @@ def train(
         if dry_run:
             raise ConfigError("--dry-run tells of one experiment; give it --set in place of --sweep")
         sweep = sweeps.plan(config, overrides or [], grid or [], resume, runs_dir)
-        return sweeps.train_and_show(sweep, data_dir, Spread(engine.value, workers), as_json, _EXIT_CODES)
+        return sweeps.train_and_show(sweep, data_dir, Spread(engine.value, workers), as_json)
     again = None if origin is None else plan(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
     if again is not None:
         experiment = again.experiment
@@ -148,20 +145,20 @@ def train(
             say("stopped within a step; the run goes on from its last checkpoint with: flashtrader train --resume RUN")
         else:
             say("stopped before a step was made; nothing is lost: the same command goes on")
-        sys.exit(_EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
+        sys.exit(EXIT_CODES["terminated" if isinstance(stop, Terminated) else "interrupted"])
 
     if not team.is_writer:
-        sys.exit(_EXIT_CODES.get(summary.stopped, 0))
+        sys.exit(EXIT_CODES.get(summary.stopped, 0))
     if experiment.plain_family is None:
         _draw_losses(summary.run)
     came = None if again is None else outcome(again, summary)
     _show_summary(summary, as_json, {} if came is None else {"reproduction": came})
-    if summary.stopped in _EXIT_CODES:
+    if summary.stopped in EXIT_CODES:
         say(
             f"{summary.stopped} after {summary.steps} steps, which are saved; "
             f"go on with: flashtrader train --resume {summary.run.path}"
         )
-        sys.exit(_EXIT_CODES[summary.stopped])
+        sys.exit(EXIT_CODES[summary.stopped])
     if again is not None and came is not None:
         conclude(again, came)
     return None
