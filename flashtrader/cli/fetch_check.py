@@ -96,6 +96,10 @@ def _show(audits: "Sequence[Audit]", repairs: "dict[str, Repair]", data_dir: Pat
             },
         }
 
-    rows = [(str(found.history), f"{found.parts:,}", f"{found.rows:,}", state(found)) for found in audits]
+    def held(found: "Audit") -> int:
+        mended = repairs.get(str(found.history))
+        return found.rows + (mended.fetched if mended else 0)
+
+    rows = [(str(found.history), f"{found.parts:,}", f"{held(found):,}", state(found)) for found in audits]
     payload = {"data_dir": str(data_dir), "histories": {str(found.history): told(found) for found in audits}}
     show([Table(f"Stored in {data_dir}", ("history", "parts", "rows", "state"), rows)], payload, as_json)

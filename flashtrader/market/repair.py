@@ -31,8 +31,9 @@ class Repair:
 def repair(data_dir: Path, history: History, path: Path | None = None, base_url: str | None = None) -> Repair:
     """Put right what is wrong with a history once nobody else writes it: what was found before may be mended by now.
 
-    A history of which a file can't be read is left as it is. A source that doesn't deliver leaves a hole, which the
-    next fetch asks for again. Order books can't be fetched again: the time of a part that is set aside becomes a gap.
+    A history of which a file can't be read is left as it is, and so is one from files that nobody names. A source
+    that doesn't deliver leaves a hole, which the next fetch asks for again. Order books can't be fetched again: the
+    time of a part that is set aside becomes a gap.
     path: where bars or funding from files come from. base_url: another host than the exchange's own.
     """
     moved: list[Path] = []
@@ -41,6 +42,8 @@ def repair(data_dir: Path, history: History, path: Path | None = None, base_url:
             findings = audit(data_dir, history).findings
             if any(finding.remedy == "none" for finding in findings):
                 return Repair((), 0, tuple(finding.problem for finding in findings))
+            if history.source == "file" and path is None and any(finding.remedy == "fetch" for finding in findings):
+                return Repair((), 0, (f"{history}: left as it is; say with --path which files its rows come from",))
             for finding in findings:
                 if finding.remedy == "seal":
                     write_part(finding.path, read_part(finding.path, "check it again"))

@@ -45,7 +45,8 @@ def test_damage_is_an_error_until_it_is_repaired(flashtrader: Command, data_dir:
     assert part.read_bytes() == held
     flashtrader.succeeds("fetch", "--check", "--symbols", "SIM2", "--data-dir", data_dir)
     repaired = flashtrader.succeeds("fetch", "--check", "--repair", "--data-dir", data_dir)
-    assert "repaired, 744 rows fetched again" in repaired.out
+    [row] = [line for line in repaired.out.splitlines() if "SIM1" in line]
+    assert row.split(maxsplit=5)[5] == "744   repaired, 744 rows fetched again "
     aside = part.with_name(f"{part.name}.damaged-0")
     assert repaired.err.splitlines() == [f"found: {line}", f"set aside: {aside}"]
     assert aside.read_bytes() == held
@@ -71,7 +72,7 @@ def test_ledgers_that_are_all_damaged_are_repaired_at_once(flashtrader: Command,
     flashtrader.succeeds("fetch", "--check", "--data-dir", data_dir)
 
 
-def test_what_can_not_be_repaired_is_said(flashtrader: Command, tmp_path: Path) -> None:
+def test_rows_of_files_are_repaired_once_the_files_are_named(flashtrader: Command, tmp_path: Path) -> None:
     bars = tmp_path / "BTCUSDT-60.csv"
     rows = [f"{1_600_002_000_000 + 3_600_000 * row},10,12,9,11,5" for row in range(30)]
     bars.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows]))
@@ -79,13 +80,12 @@ def test_what_can_not_be_repaired_is_said(flashtrader: Command, tmp_path: Path) 
     flashtrader.succeeds("fetch", "--source", "file", "--symbols", "BTCUSDT", "--path", bars, *data_dir)
     [part] = (tmp_path / "data").rglob("bars-*.parquet")
     part.write_bytes(b"")
-    line = flashtrader.fails(1, "fetch", "--check", "--repair", *data_dir)
-    assert line == "--source file needs --path: a Parquet or CSV file, or a directory of them"
-    assert flashtrader.succeeds("fetch", "--check", *data_dir).out
-    outcome = flashtrader.succeeds(
-        "fetch", "--source", "file", "--symbols", "BTCUSDT", "--path", bars, "--json", *data_dir
-    )
-    assert outcome.json["symbols"]["BTCUSDT"]["added"] == 30
+    outcome = flashtrader("fetch", "--check", "--repair", *data_dir)
+    left = "error: BTCUSDT 60 from file: left as it is; say with --path which files its rows come from"
+    assert (outcome.exit_code, outcome.err.splitlines()[1:]) == (1, [left])
+    assert part.read_bytes() == b""
+    repaired = flashtrader.succeeds("fetch", "--check", "--repair", "--path", bars, "--json", *data_dir).json
+    assert repaired["histories"]["BTCUSDT 60 from file"]["repair"]["fetched"] == 30
 
 
 @pytest.mark.parametrize(
