@@ -210,7 +210,7 @@ def positions_chart(timestamps: Timestamps, weights_TA: Floats, symbols: Sequenc
         f"{symbol} {percent(weights_T.mean(), 2, signed=True)}"
         for symbol, weights_T in zip(symbols, weights_TA.T, strict=True)
     )
-    strips = 24 * max(len(symbols), 2) + 56
+    strips = 24 * max(len(symbols), 2) + 72
     return Chart(
         name="positions",
         title="Positions",
