@@ -114,10 +114,8 @@ def _train_in_turn(run: Run, members: Sequence[Member], data_dir: Path, watch: W
     stopped = "completed"
     try:
         for member in members:
-            earlier = before(member, members) if run.experiment.warm_starts else None
-            begins_as = run.member(earlier.name) if earlier else None
             own_watch = partial(_watch_member, watch, _place(member, members))
-            summaries.append(_train_member(run.member(member.name), member, begins_as, data_dir, own_watch))
+            summaries.append(_train_member(run, member, members, data_dir, own_watch))
             update_manifest(run, lambda: describe_members(run, members))
             if summaries[-1].stopped not in FINISHED:
                 stopped = summaries[-1].stopped
@@ -170,24 +168,28 @@ def _chains(members: Sequence[Member], *, linked: bool) -> list[tuple[Member, ..
 
 
 def _train_chain(run: Run, chain: Sequence[Member], data_dir: Path, watch: Watcher) -> None:
-    """Train one member after the other, each from the best weights of the one before."""
-    earlier: Run | None = None
     for member in chain:
-        own = run.member(member.name)
-        if _train_member(own, member, earlier, data_dir, watch).stopped not in FINISHED:
+        if _train_member(run, member, chain, data_dir, watch).stopped not in FINISHED:
             return
-        earlier = own
 
 
-def _train_member(run: Run, member: Member, earlier: Run | None, data_dir: Path, watch: Watcher) -> TrainingSummary:
-    """Train one member, or go on with it; what it has before its first checkpoint is made again."""
-    done = team().from_writer(lambda: finished(run, member.experiment))
+def _train_member(
+    run: Run, member: Member, members: Sequence[Member], data_dir: Path, watch: Watcher
+) -> TrainingSummary:
+    """Train one of a run's members, or go on with it; what it has before its first checkpoint is made again.
+
+    With warm starts it begins as the best weights of the fold before, which are to be there.
+    """
+    own, experiment = run.member(member.name), member.experiment
+    done = team().from_writer(lambda: finished(own, experiment))
     if done is not None:
         return done
-    with alone(run):
-        if team().from_writer(lambda: has_checkpoint(run.checkpoints)):
-            return resume_one(member.experiment, data_dir, run, watch)
-        return train_one(member.experiment, data_dir, partial(begin_anew, run, member.experiment), watch, earlier)
+    with alone(own):
+        if team().from_writer(lambda: has_checkpoint(own.checkpoints)):
+            return resume_one(experiment, data_dir, own, watch)
+        earlier = before(member, members) if run.experiment.warm_starts else None
+        begins_as = run.member(earlier.name) if earlier else None
+        return train_one(experiment, data_dir, partial(begin_anew, own, experiment), watch, begins_as)
 
 
 def _conclude(

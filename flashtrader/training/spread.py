@@ -170,9 +170,8 @@ class _Processes:
 
 
 def _in_process(task: Task, answer: Connection, threads: int, directory: Path, place: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes of a terminal; the first one passes it on
+    # Ctrl-C reaches all processes of a terminal; the first one passes it on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
     answer.send(_attempt(task, _end_with_parent, threads, directory))
