@@ -169,6 +169,16 @@ def test_what_else_changed_is_told_and_other_weights_are_a_failure(place: Place)
     assert outcome.json["reproduction"]["differing"] == ["checkpoints/best.safetensors"]
 
 
+def test_other_weights_without_a_reason_are_a_failure_that_says_so(place: Place) -> None:
+    edit(place, lambda manifest: manifest["weights"].update({"plain/ridge.safetensors": "0" * 64}))
+    outcome = again(place)
+    assert outcome.exit_code == 1
+    assert outcome.err.splitlines()[-1] == (
+        f"error: other weights than those of {place.root}/manifest.json in plain/ridge.safetensors: though data, "
+        "versions and machine are as they were"
+    )
+
+
 def test_a_run_that_was_made_longer_is_told_apart(place: Place) -> None:
     place("train", "--resume", "tiny-001", "--set", "training.max_steps=8")
     outcome = again(place)

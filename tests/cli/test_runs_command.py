@@ -167,6 +167,14 @@ def test_the_best_comes_with_its_verdict_and_a_warning(runs_dir: Path, flashtrad
     assert by_skill["chosen_from"] == 3
 
 
+def test_a_choice_from_several_markets_is_told_as_one(runs_dir: Path, flashtrader: Command) -> None:
+    for name in ("manifest.json", "config.yaml"):
+        path = runs_dir / "hourly-001" / name
+        path.write_text(path.read_text().replace("BTCUSDT", "ETHUSDT"))
+    _, mixed, _ = flashtrader.succeeds("runs", "best", "--runs-dir", runs_dir, "--json").json["warnings"]
+    assert mixed == "beware: the runs are of different markets or intervals, and so of different times"
+
+
 def test_a_verdict_comes_with_what_it_does_not_count(runs_dir: Path, flashtrader: Command) -> None:
     for command in (["runs"], ["runs", "show", "hourly-002"], ["runs", "compare", "hourly-001", "hourly-002"]):
         told = " ".join(flashtrader.succeeds(*command, "--runs-dir", runs_dir).out.split())

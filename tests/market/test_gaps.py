@@ -70,7 +70,21 @@ def test_gaps_are_exactly_the_missing_bars() -> None:
 def test_a_market_with_bars_of_zero_volume_has_no_thin_holes() -> None:
     bars = market(thin(1.0))
     bars.loc[::50, "volume"] = 0.0
-    assert {gap.reason for gap in gaps(bars)} == {"outage"}
+    assert {(gap.reason, gap.evidence) for gap in gaps(bars)} == {
+        ("outage", "bybit answered: where nothing is traded, bars of zero volume are written")
+    }
+
+
+def test_equal_holes_at_equal_distances_are_pages_that_a_download_lost() -> None:
+    bars = market(np.where(np.arange(20_000) % 1_000 < 900, 50, 0))
+    assert {(gap.bars, gap.reason, gap.evidence) for gap in gaps(bars, source="file")} == {
+        (
+            100,
+            "fetch_failed",
+            "inferred from the bars of files (one joined from shorter bars is left out if any of them is missing): "
+            "equal holes at equal distances, as a download that loses pages leaves them",
+        )
+    }
 
 
 def test_a_hole_is_cut_where_the_answers_end() -> None:
@@ -83,7 +97,8 @@ def test_a_hole_is_cut_where_the_answers_end() -> None:
     found = find_gaps(Profile.of(bars, MINUTE), MINUTE, answered, failed, "bybit", {})
     assert [(gap.bars, gap.reason) for gap in found] == [(30, "outage"), (50, "fetch_failed"), (20, "outage")]
     assert found[1].evidence == "host: timed out"
-    assert "not asked" in find_gaps(Profile.of(bars, MINUTE), MINUTE, answered, [], "bybit", {})[1].evidence
+    _, unasked, _ = find_gaps(Profile.of(bars, MINUTE), MINUTE, answered, [], "bybit", {})
+    assert unasked.evidence == "not asked for yet, or the fetch was stopped"
 
 
 def test_an_outage_of_another_symbol_overrules_chance() -> None:
@@ -95,7 +110,7 @@ def test_an_outage_of_another_symbol_overrules_chance() -> None:
         for gap in find_gaps(Profile.of(bars, MINUTE), MINUTE, ALWAYS, [], "bybit", {"ETHUSDT": [around]})
     }
     assert found[first.start_ms].reason == "outage"
-    assert "ETHUSDT" in found[first.start_ms].evidence
+    assert found[first.start_ms].evidence == "bybit answered: ETHUSDT has an outage over the same bars"
     assert "no_trades" in {gap.reason for gap in found.values()}
 
 
@@ -105,7 +120,9 @@ def test_trading_hours_are_not_outages() -> None:
     is_open = (slots // 24 % 7 < 5) & (slots % 24 >= opens) & (slots % 24 < opens + 7)
     holiday = slots // 24 == 30 * 7 + 2
     bars = market(np.where(is_open & ~holiday, 1_000, 0), HOUR)
-    assert {gap.reason for gap in gaps(bars, HOUR, "yahoo")} == {"no_trades"}
+    assert {(gap.reason, gap.evidence) for gap in gaps(bars, HOUR, "yahoo")} == {
+        ("no_trades", "yahoo answered: outside the market's trading hours, or a holiday")
+    }
     outage = (slots // 24 == 20 * 7 + 2) & (slots % 24 == 16)
     bars = market(np.where(is_open & ~outage, 1_000, 0), HOUR)
     assert Counter(gap.reason for gap in gaps(bars, HOUR, "yahoo"))["outage"] == 1

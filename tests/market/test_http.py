@@ -385,6 +385,17 @@ def test_other_hosts_are_asked_through_the_proxy_of_the_environment(limiter, mon
         assert server.requests[0].headers["host"] == "exchange.invalid"
 
 
+def test_a_proxy_that_refuses(limiter, monkeypatch):
+    with ReplayServer(GOOD) as server:
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        with pytest.raises(SourceError) as caught:
+            ask(HttpClient("https://exchange.invalid", limiter, REFUSAL))
+    assert str(caught.value) == (
+        "exchange.invalid: BTCUSDT 60: the proxy failed (501 Unsupported method ('CONNECT')); check HTTP_PROXY and "
+        "HTTPS_PROXY (asked 5 times)"
+    )
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [

@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytest
@@ -321,6 +321,31 @@ def test_it_ends_in_time_and_says_what_it_added(store: BookStore) -> None:
     with BookServer(Wire(BookMarket(seed=1)), steps=100_000) as server:
         [ended] = record(BybitBooks(levels=LEVELS, base_url=server.url), store, ["BTCUSDT"], 0.5)
     assert (ended.rows, ended.added, ended.failed) == (len(store.read(SERIES)), ended.rows, None)
+
+
+def test_a_time_too_short_for_a_snapshot_is_said(store: BookStore) -> None:
+    [ended] = record(BybitBooks(base_url="ws://127.0.0.1:9"), store, ["BTCUSDT"], 0.0)
+    assert ended.failed == ("the book of BTCUSDT, 20 levels, from bybit: no snapshot came; ask for a longer --duration")
+
+
+@pytest.mark.parametrize(
+    ("kind", "update_id", "time_ms", "reason", "evidence"),
+    [
+        ("delta", 4, 20, "out_of_sequence", "update 4 came where 3 was due"),
+        ("delta", 3, 5, "out_of_sequence", "update 3 is older than update 2"),
+        ("snapshot", 9, 20, "out_of_sequence", "a snapshot with update 9 came after update 2"),
+        ("snapshot", 1, 20, "restarted", "a snapshot with update 1 came after update 2"),
+    ],
+)
+def test_the_ledger_says_why_the_book_was_lost(
+    kind: Literal["snapshot", "delta"], update_id: int, time_ms: int, reason: str, evidence: str
+) -> None:
+    book = LiveBook(50)
+    asks, bids = ((101.0, 1.0),), ((100.0, 1.0),)
+    book.apply(BookMessage(2, "BTCUSDT", "snapshot", 10, asks, bids))
+    assert book.take_break() == ("began", "a recording begins here")
+    book.apply(BookMessage(update_id, "BTCUSDT", kind, time_ms, asks, bids))
+    assert book.take_break() == (reason, evidence)
 
 
 def test_a_server_that_never_sends_a_snapshot_is_left(store: BookStore, monkeypatch: pytest.MonkeyPatch) -> None:
