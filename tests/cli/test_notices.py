@@ -286,3 +286,21 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(
         "interrupted; what was trained is saved; go on with: flashtrader train --resume "
         "{root}/runs/tiny-sweep-001.json",
     ]
+
+
+# Under torchrun, whose processes all meet the same error.
+
+ALL_THE_SAME = (
+    "training.distributed: none, but torchrun started 2 processes, which would train 2 times the same; set it to ddp "
+    "or fsdp, or start one process"
+)
+
+
+@pytest.mark.parametrize(("rank", "line"), [(0, ALL_THE_SAME), (1, f"process 1: {ALL_THE_SAME}")])
+def test_each_process_says_of_a_refusal_which_it_is(
+    unspoiled: Place, monkeypatch: pytest.MonkeyPatch, rank: int, line: str
+) -> None:
+    monkeypatch.setattr("flashtrader.cli.console._FIRST_SPEAKS_SECONDS", 0)
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    assert unspoiled.tells(f"{TRAIN} --set training.plain_models=[]") == (2, line)
