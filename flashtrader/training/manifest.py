@@ -20,9 +20,9 @@ from flashtrader.models.precision import device_of
 from flashtrader.models.weights import load_tensors, tensors_digest
 from flashtrader.registry import flatten
 from flashtrader.run import Run
-from flashtrader.training.memory import choose_attention
 from flashtrader.training.data import LabelledPanel
 from flashtrader.training.distributed import team
+from flashtrader.training.memory import choose_attention
 from flashtrader.training.summary import TrainingSummary
 
 _MAY_CHANGE = (
