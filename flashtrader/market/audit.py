@@ -90,6 +90,15 @@ def stored_histories(data_dir: Path) -> Iterator[History]:
             yield BookSeries(source, symbol, int(name.removeprefix("book-")))
 
 
+def directory_of(data_dir: Path, history: History) -> Path:
+    """Return where a history lies."""
+    if history.kind == "bars":
+        return Store(data_dir).directory(history)
+    if history.kind == "orderbook":
+        return BookStore(data_dir).directory(history)
+    return FundingStore(data_dir).directory(history.source, history.symbol)
+
+
 def _may_hold_something(directory: Path) -> bool:
     try:
         return bool(listed(directory, "*.parquet") or listed(directory, "ledger.json"))
@@ -103,12 +112,7 @@ def audit(data_dir: Path, history: History) -> Audit:
     Nothing is written, and no lock is taken. A fetch that was killed leaves a ledger that is not examined and a part
     that it does not know, or a directory with neither: that is no damage, and the next fetch goes on from there.
     """
-    if history.kind == "bars":
-        directory = Store(data_dir).directory(history)
-    elif history.kind == "orderbook":
-        directory = BookStore(data_dir).directory(history)
-    else:
-        directory = FundingStore(data_dir).directory(history.source, history.symbol)
+    directory = directory_of(data_dir, history)
     try:
         with readable(directory):
             if history.kind == "bars":

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from flashtrader.config import DataConfig
 from flashtrader.errors import DataError, FlashtraderError
-from flashtrader.market.audit import FundingSeries, History, audit
-from flashtrader.market.book_store import BookSeries, BookStore
+from flashtrader.market.audit import FundingSeries, History, audit, directory_of
+from flashtrader.market.book_store import BookStore
 from flashtrader.market.fetch import fetch
 from flashtrader.market.fetch_funding import fetch_funding
 from flashtrader.market.funding_store import FundingStore
@@ -38,7 +38,7 @@ def repair(data_dir: Path, history: History, path: Path | None = None, base_url:
     """
     moved: list[Path] = []
     try:
-        with writing(_directory(data_dir, history)):
+        with writing(directory_of(data_dir, history)):
             findings = audit(data_dir, history).findings
             if any(finding.remedy == "none" for finding in findings):
                 return Repair((), 0, tuple(finding.problem for finding in findings))
@@ -95,11 +95,3 @@ def _fetch_again(
     assert isinstance(history, Series)
     [bars] = fetch(open_source(data, path, base_url), Store(data_dir), data.symbols, history.interval, *bounds)
     return bars.added, bars.failed
-
-
-def _directory(data_dir: Path, history: History) -> Path:
-    if isinstance(history, Series):
-        return Store(data_dir).directory(history)
-    if isinstance(history, BookSeries):
-        return BookStore(data_dir).directory(history)
-    return FundingStore(data_dir).directory(history.source, history.symbol)
