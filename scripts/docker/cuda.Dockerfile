@@ -31,7 +31,8 @@ FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/flashtrader /opt/flashtrader
 RUN useradd --uid 1000 --create-home trader && \
     install --directory --owner=trader --group=trader /flashtrader /flashtrader/data /flashtrader/runs
-ENV PATH=/opt/flashtrader/bin:$PATH PYTHONUNBUFFERED=1 \
+# Matplotlib's cache is wherever any user may write: one of `--user` has no home here.
+ENV PATH=/opt/flashtrader/bin:$PATH PYTHONUNBUFFERED=1 MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /flashtrader
 USER 1000
