@@ -20,6 +20,8 @@ def compare_backtests(
     """
     from flashtrader.errors import ConfigError
     from flashtrader.report.comparison import compare_runs, read_traded, write_comparison
+    from flashtrader.report.formats import counted
+    from flashtrader.report.origin import utc
     from flashtrader.run import find_run
 
     if not asked:
@@ -31,11 +33,11 @@ def compare_backtests(
     write_comparison(comparison, path)
     columns = ("run", "total return", "largest drawdown", "Sharpe ratio", "less the first's", "95 %")
     summary = comparison.summary()
-    period = summary["common_period"]
+    timestamps = comparison.timestamps
     notes = [
         *(f"{run.name}: {run.told['verdict']}" for run in comparison.runs),
         VERDICTS_AGE,
-        f"over the {period['bars']:,} bars in common, {period['start']} to {period['end']}",
+        f"over the {counted(len(timestamps), 'bar')} in common, {utc(timestamps[0])} to {utc(timestamps[-1])}",
         f"page: {path}",
     ]
     show([Table("Backtests compared", columns, comparison.rows())], {"page": str(path)} | summary, as_json, notes)
