@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -38,7 +39,7 @@ def join(config: TrainingConfig) -> Iterator[Team]:
         if not _is_of_a_group(error):
             raise
         raise TrainingError(
-            f"the processes can't go on together: {str(error).splitlines()[0]}; where one of them was lost, torchrun "
+            f"the processes can't go on together: {_told(error)}; where one of them was lost, torchrun "
             "--max-restarts goes on from the last checkpoint by itself, and so does: flashtrader train --resume RUN"
         ) from error
     if dist.is_initialized():
@@ -54,6 +55,11 @@ def _is_of_a_group(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
     return type(error) is RuntimeError and num_processes() > 1 and not is_out_of_memory(error)
+
+
+def _told(error: RuntimeError) -> str:
+    """Return what happened, without the place in gloo's sources before it and the advice behind it."""
+    return re.sub(r"^\[/\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0]
 
 
 def _assemble(config: TrainingConfig, launch: Launch) -> Team:

@@ -200,9 +200,11 @@ def test_what_is_left_of_a_group_says_how_to_go_on(monkeypatch: pytest.MonkeyPat
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("TORCHELASTIC_RUN_ID", "test")):
         monkeypatch.setenv(name, value)
     with pytest.raises(TrainingError) as left, join(TrainingConfig(device="cpu")):
-        raise dist.DistBackendError("Connection closed by peer\nException raised from …")
+        raise dist.DistBackendError(
+            "[/gloo/pair.cc:537] Read error [::1]:64: closed. This is …\nException raised from …"
+        )
     assert str(left.value) == (
-        "the processes can't go on together: Connection closed by peer; where one of them was lost, torchrun "
+        "the processes can't go on together: Read error [::1]:64: closed; where one of them was lost, torchrun "
         "--max-restarts goes on from the last checkpoint by itself, and so does: flashtrader train --resume RUN"
     )
 
