@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -128,6 +129,9 @@ class _Processes:
         # Forked from a process that has loaded everything and begun nothing: neither threads nor a GPU's context.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["flashtrader.training.loop"])
+        heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)  # by that process, too, from its first moment on
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, heeded)
         self._threads = over.threads
         self._places: SimpleQueue[int] = SimpleQueue()
         for place in range(over.workers):
@@ -143,7 +147,11 @@ class _Processes:
         with self._lock:
             if self._stopping:
                 return None
-            process.start()
+            try:
+                process.start()
+            except (OSError, EOFError) as error:
+                self._places.put(place)
+                return f"its process could not be begun ({first_line(error)}); use fewer --workers"
             self._running.add(process)
         sender.close()  # so that the process's end is the end of what it says
         try:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flashtrader.config import Experiment, first_problem, load_config
 from flashtrader.errors import ConfigError, DataError
@@ -37,6 +37,15 @@ class Trial(BaseModel):
 
 class _Recorded(BaseModel):
     trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
+
+    @field_validator("trials")
+    @classmethod
+    def _fit_together(cls, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+        if len({trial.run for trial in trials}) < len(trials):
+            raise ValueError("a run is listed twice")
+        if len({frozenset(trial.values) for trial in trials}) > 1:
+            raise ValueError("not all have values of the same keys")
+        return trials
 
 
 @dataclass(frozen=True)

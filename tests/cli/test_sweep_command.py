@@ -126,6 +126,26 @@ def test_a_sweep_that_is_killed_as_it_is_made_leaves_no_run_or_all(
     ]
 
 
+@pytest.mark.parametrize(
+    ("trial", "problem"),
+    [
+        ({"run": "tiny-001"}, "a run is listed twice"),
+        ({"values": {"model.layers": "2"}}, "not all have values of the same keys"),
+        ({"values": {}}, "not all have values of the same keys"),
+    ],
+)
+def test_a_sweep_of_trials_that_do_not_fit_together_is_refused(
+    place: Place, trial: dict[str, Any], problem: str
+) -> None:
+    sweep = begin_sweep(place.config, [], ["model.width=8,16"], place.root / "runs")
+    first, second = json.loads(sweep.path.read_text())["trials"]
+    sweep.path.write_text(json.dumps({"trials": [first, second | trial]}))
+    assert place.tells("train --resume tiny-sweep-001.json") == (
+        1,
+        f"{{root}}/runs/tiny-sweep-001.json: trials: {problem}; give the file of a sweep, or a run",
+    )
+
+
 def test_lists_are_values_too(place: Place, tmp_path: Path) -> None:
     sweep = begin_sweep(place.config, [], ["panel.features=[log_return, rsi_3],[log_return]"], tmp_path)
     features = [sweep.run(trial).experiment.panel.features for trial in sweep.trials]

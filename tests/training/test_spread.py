@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +65,30 @@ def test_each_task_has_a_process_and_one_that_fails_leaves_the_others_alone(tmp_
     told = [(tmp_path / name).read_text().split() for name in names]
     assert len({told[0][0], told[1][0], str(os.getpid())}) == 3
     assert {threads for _, threads in told} == {str(TWO.threads)}
+
+
+def test_ctrl_c_is_not_for_the_process_that_begins_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one of the terminal's, and loads for seconds, in which it would end with a traceback."""
+    before, seen = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    spread({}, TWO, nothing)
+    assert seen == [signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConnectionRefusedError(111, "Connection refused"), "[Errno 111] Connection refused"), (EOFError(), "EOFError")],
+)
+def test_a_process_that_can_t_be_begun_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def refuse_to_start(_process: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ForkServerProcess, "start", refuse_to_start)
+    finish = spread(dict.fromkeys("abc", crash), TWO, nothing)
+    assert finish.failures == dict.fromkeys("abc", f"its process could not be begun ({reason}); use fewer --workers")
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
