@@ -79,7 +79,7 @@ def fetch(
         Path | None,
         typer.Option(
             "--path",
-            help="Source file: a Parquet or CSV file, or of bars a directory of them; a --data-dir for each exchange.",
+            help="A Parquet or CSV file, or of bars a directory; one --data-dir holds the files of one exchange.",
             show_default=False,
         ),
     ] = None,
