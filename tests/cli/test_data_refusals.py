@@ -12,6 +12,8 @@ from panels import random_bars, store_bars
 from place import TRAIN, Place, Spoil
 
 BOOKS = "fetch --kind orderbook --symbols AAA --source file --path {root}/"
+FETCH = "fetch --source file --symbols AAA --path {root}/AAA.csv --data-dir {root}/new"
+BARS = "timestamp,open,high,low,close,volume\n"
 BOOK = "timestamp,bid_price_1,bid_size_1,ask_price_1,ask_size_1\n"
 
 
@@ -89,6 +91,41 @@ ROWS = [
         "fetch --symbols BBB --interval 60 --source file --path {root}/bars.csv",
         2,
         "{root}/bars.csv: no market BBB; the nearest of 1 there: AAA",
+    ),
+    (
+        file("AAA.csv", BARS + "2024-01-01T00:00Z,1,1,1,1,1\n2024-01-01T01:00Z,1,8,9,9,1\n"),
+        FETCH,
+        1,
+        "{root}/AAA.csv: AAA: bar 2024-01-01T01:00:00Z has high below low (high 8, low 9); correct or remove this row",
+    ),
+    (
+        file("AAA.csv", BARS + "2024-01-01T00:00Z,1,1,1,1,1\n2024-01-01T01:00Z,0,1,0,1,1\n"),
+        FETCH,
+        1,
+        "{root}/AAA.csv: AAA: bar 2024-01-01T01:00:00Z has no usable open: prices are above zero (open 0); correct or "
+        "remove this row",
+    ),
+    (
+        file(
+            "AAA.csv", BARS + "2024-01-01T00:00Z,1,1,1,1,1\n2024-01-01T01:00Z,1,1,1,1,1\n2024-01-01T01:00Z,1,1,1,1,1\n"
+        ),
+        FETCH,
+        1,
+        "{root}/AAA.csv: AAA: bar 2024-01-01T01:00:00Z is there twice; correct or remove this row",
+    ),
+    (
+        file("AAA.csv", BARS + "2024-01-01T02:00Z,1,1,1,1,1\n2024-01-01T01:00Z,1,1,1,1,1\n"),
+        FETCH,
+        1,
+        "{root}/AAA.csv: AAA: bar 2024-01-01T01:00:00Z is out of order: opening times must increase; correct or "
+        "remove this row",
+    ),
+    (
+        file("AAA.csv", BARS.replace("close,", "") + "2024-01-01T00:00Z,1,1,1,1\n2024-01-01T01:00Z,1,1,1,1\n"),
+        FETCH,
+        1,
+        "{root}/AAA.csv: no column close; bars need timestamp, open, high, low, close, volume; found timestamp, open, "
+        "high, low, volume",
     ),
     (
         file("AAA.csv", "timestamp,foo\n1,2\n"),
