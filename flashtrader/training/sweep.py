@@ -15,6 +15,7 @@ from flashtrader.errors import ConfigError, DataError
 from flashtrader.files import read_json, write_json
 from flashtrader.run import Run, refuse_link, refuse_links, reserve_run
 from flashtrader.training.loop import train_in
+from flashtrader.training.manifest import check_same_experiment
 from flashtrader.training.spread import Finish, Spread, spread
 from flashtrader.training.tracking import Follow, Metrics
 from flashtrader.training.walk_forward import finished
@@ -127,10 +128,12 @@ def train_sweep(sweep: Sweep, data_dir: Path, watch: Callable[[Metrics], None], 
         for follow in follows:
             follow()
 
-    return spread({run.name: partial(_train_trial, run, data_dir) for run in runs}, over, look)
+    tasks = {trial.run: partial(_train_trial, sweep.run(trial), trial.experiment, data_dir) for trial in sweep.trials}
+    return spread(tasks, over, look)
 
 
-def _train_trial(run: Run, data_dir: Path, watch: Callable[[Metrics], None]) -> None:
+def _train_trial(run: Run, planned: Experiment, data_dir: Path, watch: Callable[[Metrics], None]) -> None:
+    check_same_experiment(run, planned)  # else its figures would be shown for other values than it has
     experiment = run.experiment
     if finished(run, experiment) is None:
         train_in(experiment, data_dir, run, watch)

@@ -146,6 +146,19 @@ def test_a_sweep_of_trials_that_do_not_fit_together_is_refused(
     )
 
 
+def test_a_trial_of_which_the_config_was_edited_is_not_trained_for_another(place: Place) -> None:
+    sweep = begin_sweep(place.config, [], ["model.width=8,16"], place.root / "runs")
+    config = sweep.run(sweep.trials[1]).path / "config.yaml"
+    config.write_text(config.read_text().replace("width: 16", "width: 24"))
+    assert place.tells("train --resume tiny-sweep-001.json") == (
+        1,
+        "{root}/runs/tiny-sweep-001.json: not trained: tiny-002: {root}/runs/tiny-002: model.width can't change when a "
+        "run goes on, only training.max_steps, training.patience, training.checkpoint_every, training.tensorboard, "
+        "training.distributed, training.context_parallel; train a new run with --config; go on with: flashtrader train "
+        "--resume {root}/runs/tiny-sweep-001.json",
+    )
+
+
 def test_lists_are_values_too(place: Place, tmp_path: Path) -> None:
     sweep = begin_sweep(place.config, [], ["panel.features=[log_return, rsi_3],[log_return]"], tmp_path)
     features = [sweep.run(trial).experiment.panel.features for trial in sweep.trials]
