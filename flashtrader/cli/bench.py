@@ -216,4 +216,6 @@ def _lengths(text: str, option: str = "--lengths") -> list[int]:
         raise ConfigError(f"{option} {text}: write whole numbers separated by commas") from None
     if lengths[0] < 1:
         raise ConfigError(f"{option} {text}: a sequence has at least one token")
+    if lengths[-1] >= 2**32:
+        raise ConfigError(f"{option} {text}: lengths go up to {2**32 - 1:,}")
     return lengths

@@ -24,6 +24,7 @@ BENCH = [
     ("bench attention --lengths abc", 2, "--lengths abc: write whole numbers separated by commas"),
     ("bench attention --lengths ,", 2, "--lengths ,: write whole numbers separated by commas"),
     ("bench attention --lengths 0", 2, "--lengths 0: a sequence has at least one token"),
+    ("bench attention --lengths 64,4294967296", 2, "--lengths 64,4294967296: lengths go up to 4,294,967,295"),
     (
         "bench attention --lengths 64 --backends flsh",
         2,
