@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from flashtrader.cli.console import Table, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flashtrader.forecasting.forecast import Forecasts
+    from flashtrader.forecasting.scores import Score
 
 
 def show_returns(made: "Forecasts", split: str, path: Path, as_json: bool) -> None:
@@ -27,11 +30,38 @@ def show_returns(made: "Forecasts", split: str, path: Path, as_json: bool) -> No
 
 
 def describe(made: "Forecasts", split: str, path: Path) -> tuple[Table, dict[str, Any], list[str]]:
-    """Return the table of scores, what `--json` says, and the notes below."""
-    from flashtrader.report.formats import counted, estimate, fixed, percent
+    """Return the table of forecasts and their scores, what `--json` says, and the notes below."""
+    from flashtrader.report.formats import counted
+
+    scores = made.scores
+    payload = {
+        "run": str(made.run.path),
+        "split": split,
+        "forecasts": str(path),
+        "bars": len(made.forecasts),
+        "first": made.forecasts.index[0].isoformat(),
+        "last": made.forecasts.index[-1].isoformat(),
+        "horizon_bars": made.horizon_bars,
+        "newest": made.forecasts.iloc[-1].to_dict(),
+        "scores": [asdict(score) for score in scores],
+    }
+    times = made.forecasts.index
+    notes = [
+        f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
+        f"log return over {counted(made.horizon_bars, 'bar')}: {path}"
+    ]
+    if not any(score.bars for score in scores):
+        return _newest(made), payload, notes
+    notes.append("R² is against forecasting no change; the interval of the IC allows for overlapping horizons.")
+    if split == "all":
+        notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
+    return _scored(made, scores), payload, notes
+
+
+def _scored(made: "Forecasts", scores: "Sequence[Score]") -> Table:
+    from flashtrader.report.formats import estimate, fixed, percent
 
     newest = made.forecasts.iloc[-1]
-    scores = made.scores
     rows = [
         (
             score.symbol,
@@ -45,26 +75,22 @@ def describe(made: "Forecasts", split: str, path: Path) -> tuple[Table, dict[str
         for score in scores
     ]
     columns = ("symbol", "bars", "IC, 95 %", "rank IC", "R²", "direction", "newest")
-    payload = {
-        "run": str(made.run.path),
-        "split": split,
-        "forecasts": str(path),
-        "bars": len(made.forecasts),
-        "first": made.forecasts.index[0].isoformat(),
-        "last": made.forecasts.index[-1].isoformat(),
-        "horizon_bars": made.horizon_bars,
-        "newest": newest.to_dict(),
-        "scores": [asdict(score) for score in scores],
-    }
-    times = made.forecasts.index
-    notes = [
-        f"{counted(len(times), 'bar')}, {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC, "
-        f"log return over {counted(made.horizon_bars, 'bar')}: {path}",
-        "R² is against forecasting no change; the interval of the IC allows for overlapping horizons.",
+    return Table(f"Forecasts of {made.run.path}", columns, rows)
+
+
+def _newest(made: "Forecasts") -> Table:
+    """Return what each model forecasts of the newest bar, where no outcome is known to score it by."""
+    import pandas as pd
+
+    from flashtrader.report.formats import percent
+
+    tables = ((made.run.experiment.model.family, made.forecasts), *made.plain.items())
+    newest = pd.DataFrame({model: table.iloc[-1] for model, table in tables})
+    rows = [
+        (str(symbol), *(percent(forecast, 3, signed=True) for forecast in forecasts))
+        for symbol, *forecasts in newest.itertuples()
     ]
-    if split == "all":
-        notes.append("The bars that the model was trained on are among them: these scores are no test of it.")
-    return Table(f"Forecasts of {made.run.path}", columns, rows), payload, notes
+    return Table(f"Forecasts of {made.run.path}", ("symbol", *newest.columns), rows)
 
 
 def beside(path: Path, name: str) -> Path:

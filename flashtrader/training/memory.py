@@ -16,6 +16,7 @@ from flashtrader.models.families import build_model
 from flashtrader.models.model import GridModel
 from flashtrader.models.precision import compute_dtype, device_of, pick_device
 from flashtrader.panel.scaling import Scaler
+from flashtrader.training.distributed import team
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def built_within_memory(experiment: Experiment, scaler: Scaler) -> GridModel:
         described = build_model(experiment, scaler)
     parameters = sum(weight.numel() for weight in described.parameters())
     device = pick_device(experiment.training)
-    free, needed = free_bytes(device), parameters * _PARAMETER_BYTES
+    free, needed = _room(device), parameters * _PARAMETER_BYTES
     model, room = experiment.model, "" if free is None else f", and {_gib(free)} were free"
     too_large = (
         f"model.width {model.width} and model.layers {model.layers} make {parameters:,} parameters, whose training "
@@ -55,7 +56,7 @@ def enough_memory_for(experiment: Experiment, model: GridModel, where: Path | st
     Raises TrainingError, naming the run `where` and what to lower, when it does run out; at once for an estimate that
     is many times what there is, where the system would not refuse the memory but end the process.
     """
-    free = free_bytes(device_of(model))
+    free = _room(device_of(model))
     needed = step_peak_bytes(experiment, model)
     if free is not None and needed is not None and needed > free:
         told = f"{where}: {describe_need(experiment, model, free)}"
@@ -186,6 +187,12 @@ def _attentions_from_the_last(experiment: Experiment, model: GridModel) -> Itera
         yield cost(sequences * training.segment_bars, shape.entities, ACROSS), False
         sequences, length = sequences * shape.entities, training.segment_bars
     yield cost(sequences, length, decoder.pattern), True
+
+
+def _room(device: torch.device) -> int | None:
+    """Return the memory for a step, of which each process of a team makes a share. Where they share it, it is less."""
+    free = free_bytes(device)
+    return None if free is None else free * team().size
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -326,6 +326,13 @@ def test_the_newest_forecast_leaves_alone_what_is_traded(trained: Place) -> None
     assert trained("backtest")["metrics"]["num_trades"] > 0
 
 
+def test_the_newest_forecast_has_no_score_and_stands_beside_those_of_plain_models(trained: Place) -> None:
+    said = trained.command.succeeds("predict", "--split", "latest", *trained.places()).out
+    plain = json.loads((trained.run / "manifest.json").read_text())["plain_models"]
+    assert [line.split() for line in said.splitlines() if "symbol" in line] == [["symbol", "returns", *plain]]
+    assert "n/a" not in said
+
+
 def test_a_training_that_goes_on_leaves_nothing_that_was_made_of_older_weights(trained: Place) -> None:
     def files() -> set[str]:
         return {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}

@@ -18,6 +18,7 @@ from flashtrader.models.model import GridModel
 from flashtrader.panel.scaling import Scaler
 from flashtrader.training import memory
 from flashtrader.training.budget import estimate, untrained_model
+from flashtrader.training.distributed import Team
 from flashtrader.training.memory import describe_need, enough_memory_for, explained, free_bytes, step_peak_bytes
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke" / "returns.yaml"
@@ -130,6 +131,15 @@ def test_a_step_for_no_such_machine_is_refused_before_the_system_ends_the_proces
     assert caplog.messages == []
 
 
+def test_each_process_of_a_team_has_room_for_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_config(SMOKE)
+    model, free = untrained_model(experiment), needed() // 4
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(memory, "team", lambda: Team(size=8))
+    with enough_memory_for(experiment, model, tmp_path):
+        pass
+
+
 def test_a_model_that_no_machine_holds_is_told_of_by_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     told = "model.width 65536 and model.layers 2 make 103,082,426,370 parameters, whose training needs "
     told += "1,536.0 GiB for them alone"
@@ -175,6 +185,7 @@ import torch
 from flashtrader.config import load_config
 from flashtrader.errors import TrainingError
 from flashtrader.training.budget import Rehearsal, untrained_model
+from flashtrader.training.distributed import Team
 from flashtrader.training.memory import enough_memory_for, proc_bytes
 experiment = load_config(Path({str(SMOKE)!r}), ["training.batch_size=4096"])
 model = untrained_model(experiment)
