@@ -204,7 +204,7 @@ def _audit_books(directory: Path, series: BookSeries) -> Audit:
     paths = listed(directory, "books-*.parquet")
     for part in paths:
         try:
-            books = validate_books(read_part(part, book_store.DAMAGED), str(part))
+            books = validate_books(read_part(part, book_store.DAMAGED), str(part), book_store.DAMAGED)
             timestamps = books["timestamp"]
             if timestamps.empty:
                 raise DataError(f"{part}: holds no snapshot; {book_store.DAMAGED}")
@@ -251,7 +251,7 @@ def _audit_funding(directory: Path, series: FundingSeries) -> Audit:
     try:
         if not part.exists():
             raise DataError(f"{part}: is gone; fetch it again with {_REPAIR}")
-        rows = len(validate_settlements(read_part(part, funding_store.DAMAGED), str(part)))
+        rows = len(validate_settlements(read_part(part, funding_store.DAMAGED), str(part), funding_store.DAMAGED))
         findings += _unsealed(part)
     except DataError as error:
         findings.append(_refused(part, error, "fetch", spans))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flashtrader.errors import ConfigError, DataError
 from flashtrader.interval import Interval
-from flashtrader.market.columns import typed_columns
+from flashtrader.market.columns import CORRECT, typed_columns
 from flashtrader.market.spans import iso_time
 
 Bars = pd.DataFrame
@@ -28,13 +28,13 @@ def no_bars() -> Bars:
     return pd.DataFrame({name: np.empty(0, np.int64 if name == "timestamp" else np.float64) for name in COLUMNS})
 
 
-def validate_bars(bars: Bars, interval: Interval, where: str) -> Bars:
+def validate_bars(bars: Bars, interval: Interval, where: str, advice: str = CORRECT) -> Bars:
     """Return the bar columns of `bars`, in order and in their types, with a fresh index; other columns are left out.
 
-    `where` begins every message. Raises DataError with the first offending bar's opening time for a missing or
-    non-numeric column, a bar out of order, twice there or off the interval's grid, a price that is not finite and
-    above zero, an open or close outside [low, high], and a volume or turnover that is negative or not finite
-    (a NaN turnover is unknown).
+    `where` begins every message, and `advice` ends it. Raises DataError with the first offending bar's opening
+    time for a missing or non-numeric column, a bar out of order, twice there or off the interval's grid, a price that
+    is not finite and above zero, an open or close outside [low, high], and a volume or turnover that is negative or
+    not finite (a NaN turnover is unknown).
     """
     table = _typed(bars, where)
     timestamps = table["timestamp"].to_numpy()
@@ -44,9 +44,7 @@ def validate_bars(bars: Bars, interval: Interval, where: str) -> Bars:
             row = int(bad.argmax())
             values = ", ".join(f"{column} {table[column].iloc[row]:g}" for column in columns)
             at = iso_time(int(timestamps[row]))
-            raise DataError(
-                f"{where}: bar {at} {problem}{f' ({values})' if values else ''}; correct or remove this row"
-            )
+            raise DataError(f"{where}: bar {at} {problem}{f' ({values})' if values else ''}; {advice}")
 
     steps = np.diff(timestamps, prepend=timestamps[:1] - 1)
     refuse(steps == 0, "is there twice")

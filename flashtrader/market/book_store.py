@@ -87,7 +87,7 @@ class BookStore:
         if books.empty:
             stored = f"{iso_time(ledger.runs[0].first_ms)} to {iso_time(ledger.runs[-1].last_ms)}"
             raise DataError(f"{directory}: nothing of {series} in the time asked for; stored is {stored}")
-        books = validate_books(books, str(directory))
+        books = validate_books(books, str(directory), DAMAGED)
         begins = np.isin(books["timestamp"], [run.first_ms for run in ledger.runs])
         books["gap_before"] |= begins | (np.arange(len(books)) == 0)
         return books

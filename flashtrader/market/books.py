@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
 from flashtrader.errors import DataError
-from flashtrader.market.columns import typed_columns
+from flashtrader.market.columns import CORRECT, typed_columns
 from flashtrader.market.spans import iso_time
 
 Books = pd.DataFrame
@@ -61,13 +61,13 @@ def best_levels(books: Books, levels: int) -> Books:
     return books[["timestamp", *book_columns(levels), "gap_before"]]
 
 
-def validate_books(books: Books, where: str) -> Books:
+def validate_books(books: Books, where: str, advice: str = CORRECT) -> Books:
     """Return the columns of a book table, in order and in their types, with a fresh index; others are left out.
 
-    A table without `gap_before` is one run. `where` begins every message. Raises DataError with the first offending
-    snapshot's time and column for a missing or non-numeric column, a row out of order or twice there, a price or size
-    that is not above zero, a level missing before one that is there, no best bid or ask, prices that don't move away
-    from the best level by level, and a best bid not below the best ask.
+    A table without `gap_before` is one run. `where` begins every message, and `advice` ends it. Raises DataError with
+    the first offending snapshot's time and column for a missing or non-numeric column, a row out of order or twice
+    there, a price or size that is not above zero, a level missing before one that is there, no best bid or ask, prices
+    that don't move away from the best level by level, and a best bid not below the best ask.
     """
     table = _typed(books, where)
     timestamps, values = table["timestamp"].to_numpy(), book_values(table)
@@ -77,15 +77,13 @@ def validate_books(books: Books, where: str) -> Books:
             row = int(bad_NL.any(axis=1).argmax())
             name = f"{column}_{int(bad_NL[row].argmax()) + 1}"
             at = iso_time(int(timestamps[row]), "ms")
-            raise DataError(
-                f"{where}: snapshot {at}: {name} {table[name].iloc[row]:g} {problem}; correct or remove this row"
-            )
+            raise DataError(f"{where}: snapshot {at}: {name} {table[name].iloc[row]:g} {problem}; {advice}")
 
     steps = np.diff(timestamps, prepend=timestamps[:1] - 1)
     if (steps <= 0).any():
         row = int((steps <= 0).argmax())
         problem = "is there twice" if steps[row] == 0 else "is out of order: times must increase"
-        raise DataError(f"{where}: snapshot {iso_time(int(timestamps[row]), 'ms')} {problem}; correct or remove rows")
+        raise DataError(f"{where}: snapshot {iso_time(int(timestamps[row]), 'ms')} {problem}; {advice}")
     for side, price_NL, size_NL, outwards in (
         ("ask", values[:, :, 0], values[:, :, 1], 1),
         ("bid", values[:, :, 2], values[:, :, 3], -1),

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 from flashtrader.errors import DataError
 
+CORRECT = "correct or remove this row"
+"""What to do about a wrong row in a file of the user's own."""
+AT_FAULT = "the source is at fault; fetch again later"
+"""What to do about one in an exchange's answer."""
+
 
 def typed_columns(table: pd.DataFrame, numbers: Sequence[str], where: str) -> dict[str, NDArray[Any]]:
     """Return `timestamp` as int64 and the columns named in `numbers` as float64; each must be there.

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from flashtrader.errors import DataError
-from flashtrader.market.columns import typed_columns
+from flashtrader.market.columns import CORRECT, typed_columns
 from flashtrader.market.spans import Span, iso_time, minus
 
 Settlements = pd.DataFrame
@@ -27,11 +27,11 @@ def no_settlements() -> Settlements:
     return pd.DataFrame({"timestamp": np.empty(0, np.int64), "rate": np.empty(0, np.float64)})
 
 
-def validate_settlements(table: pd.DataFrame, where: str) -> Settlements:
+def validate_settlements(table: pd.DataFrame, where: str, advice: str = CORRECT) -> Settlements:
     """Return `timestamp` and `rate`, in their types, with a fresh index; other columns are left out.
 
-    `where` begins every message. Raises DataError for a missing or non-numeric column, for settlements out of order or
-    twice there, and for a rate that is not finite or as large as the position itself.
+    `where` begins every message, and `advice` ends it. Raises DataError for a missing or non-numeric column, for
+    settlements out of order or twice there, and for a rate that is not finite or as large as the position itself.
     """
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -43,7 +43,7 @@ def validate_settlements(table: pd.DataFrame, where: str) -> Settlements:
         if bad.any():
             row = int(bad.argmax())
             at = iso_time(int(timestamps[row]))
-            raise DataError(f"{where}: settlement {at} {problem} (rate {rates[row]:g}); correct or remove this row")
+            raise DataError(f"{where}: settlement {at} {problem} (rate {rates[row]:g}); {advice}")
 
     steps = np.diff(timestamps, prepend=timestamps[:1] - 1)
     refuse(steps == 0, "is there twice")

@@ -42,7 +42,8 @@ class FundingStore:
         """Return what is stored, maybe nothing. Raises DataError where it is damaged."""
         directory = self.directory(source, symbol)
         path = directory / "funding.parquet"
-        settlements = validate_settlements(read_part(path, DAMAGED), str(path)) if path.exists() else no_settlements()
+        table = read_part(path, DAMAGED) if path.exists() else no_settlements()
+        settlements = validate_settlements(table, str(path), DAMAGED)
         path_option = " --path FILE" if source == "file" else ""
         command = f"flashtrader fetch --kind funding --source {source}{path_option} --symbols {symbol}"
         answered = read_answered(directory / "ledger.json") if path.exists() else ()

@@ -270,7 +270,7 @@ def read_bars(path: Path, interval: Interval) -> Bars:
     """Return the bars of one part, validated. Raises DataError when it is damaged."""
     span = part_span(path, interval)
     table = read_part(path, _DAMAGED)
-    bars = validate_bars(table, interval, str(path))
+    bars = validate_bars(table, interval, str(path), _DAMAGED)
     timestamps = bars["timestamp"]
     if len(bars) and not (span.start_ms <= timestamps.iloc[0] and timestamps.iloc[-1] < span.end_ms):
         raise DataError(f"{path}: holds bars outside {span}; {_DAMAGED}")

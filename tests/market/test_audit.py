@@ -201,13 +201,13 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str, int]] = {
     "order": (
         "part",
         lambda path: pd.read_parquet(path)[::-1].to_parquet(path, index=False),
-        "{path}: bar 2020-09-15T14:00:00Z is out of order: opening times must increase; correct or remove this row",
+        f"{{path}}: bar 2020-09-15T14:00:00Z is out of order: opening times must increase; {FETCH}",
         13,
     ),
     "grid": (
         "part",
         lambda path: pd.read_parquet(path).eval("timestamp = timestamp + 1").to_parquet(path),
-        "{path}: bar 2020-09-15T00:00:00Z does not open on the 60 grid; correct or remove this row",
+        f"{{path}}: bar 2020-09-15T00:00:00Z does not open on the 60 grid; {FETCH}",
         13,
     ),
     "column": (

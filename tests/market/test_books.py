@@ -107,11 +107,11 @@ def test_the_first_offending_row_is_named(spoil: Callable[[Books], Books], probl
     [
         (
             put(1, timestamp=START_MS),
-            "here: snapshot 2023-11-14T22:13:20.000Z is there twice; correct or remove rows",
+            "here: snapshot 2023-11-14T22:13:20.000Z is there twice; correct or remove this row",
         ),
         (
             put(2, timestamp=START_MS - 1),
-            "here: snapshot 2023-11-14T22:13:19.999Z is out of order: times must increase; correct or remove rows",
+            "here: snapshot 2023-11-14T22:13:19.999Z is out of order: times must increase; correct or remove this row",
         ),
         (
             lambda book: book.drop(columns="bid_size_2"),

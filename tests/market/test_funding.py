@@ -281,17 +281,18 @@ def test_a_write_that_is_killed_before_its_ledger_claims_nothing(store):
         ),
         (
             lambda path: settlements(5)[::-1].to_parquet(path),
-            "settlement 2023-11-16T00:00:00Z is out of order: times must increase (rate 0.00011049); correct or "
-            "remove this row",
+            "settlement 2023-11-16T00:00:00Z is out of order: times must increase (rate 0.00011049); set it aside and "
+            "fetch again with `flashtrader fetch --check --repair`",
         ),
         (
             lambda path: settlements(5).loc[[0, 0]].assign(rate=0.5).to_parquet(path),
-            "settlement 2023-11-15T00:00:00Z is there twice (rate 0.5); correct or remove this row",
+            "settlement 2023-11-15T00:00:00Z is there twice (rate 0.5); set it aside and fetch again with "
+            "`flashtrader fetch --check --repair`",
         ),
         (
             lambda path: settlements(1).assign(rate=-7.5).to_parquet(path),
             "settlement 2023-11-15T00:00:00Z has no usable rate: a fraction of the position's value (rate -7.5); "
-            "correct or remove this row",
+            "set it aside and fetch again with `flashtrader fetch --check --repair`",
         ),
     ],
 )

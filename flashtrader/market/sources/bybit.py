@@ -19,6 +19,7 @@ from flashtrader.arrays import Floats
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.bars import Bars, validate_bars
+from flashtrader.market.columns import AT_FAULT
 from flashtrader.market.http import (
     TIMEOUT_S,
     Answer,
@@ -120,7 +121,7 @@ class BybitSource:
         while known and len(bars) < np.diff(interval.index(np.array([known.start_ms, known.end_ms])))[0]:
             again, now_ms = self._window(symbol, interval, window, abandoned)
             both = pd.concat([bars, again]).drop_duplicates().sort_values("timestamp", ignore_index=True)
-            both = validate_bars(both, interval, self._where(symbol, interval))
+            both = validate_bars(both, interval, self._where(symbol, interval), AT_FAULT)
             if len(both) == len(bars):
                 break
             bars = both
@@ -172,7 +173,7 @@ class BybitSource:
             timestamps = rows[:, 0].astype(np.int64)
             bars = pd.DataFrame(rows[:, 1:], columns=list(_COLUMNS[1:]))
             bars.insert(0, "timestamp", timestamps)
-            return validate_bars(bars[interval.close(timestamps) <= now_ms], interval, where), now_ms
+            return validate_bars(bars[interval.close(timestamps) <= now_ms], interval, where, AT_FAULT), now_ms
 
         return self._client.get("/v5/market/kline", params, self._subject(symbol, interval), read, abandoned=abandoned)
 

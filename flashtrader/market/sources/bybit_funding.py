@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashtrader.market.columns import AT_FAULT
 from flashtrader.market.fetch_funding import FundingPage
 from flashtrader.market.funding import Settlements, no_settlements, validate_settlements
 from flashtrader.market.http import TIMEOUT_S, Answer, HttpClient, RateLimiter, TransientError
@@ -84,4 +85,4 @@ def _settlements(rows: Any, symbol: str, where: str) -> Settlements:
     except (ArithmeticError, KeyError, TypeError, ValueError):
         raise TransientError(f"{where}: a settlement lacks its symbol, time or rate; fetch again") from None
     table = pd.DataFrame({"timestamp": times, "rate": rates}).drop_duplicates().sort_values("timestamp")
-    return validate_settlements(table, where)
+    return validate_settlements(table, where, AT_FAULT)

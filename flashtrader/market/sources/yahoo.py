@@ -21,6 +21,7 @@ from flashtrader.arrays import Floats
 from flashtrader.errors import SourceError, UnknownSymbolError
 from flashtrader.interval import DAY_MS, Interval
 from flashtrader.market.bars import PRICES, Bars, no_bars, validate_bars
+from flashtrader.market.columns import AT_FAULT
 from flashtrader.market.http import (
     TIMEOUT_S,
     Answer,
@@ -272,7 +273,7 @@ def _closed_bars(chart: _Chart, interval: Interval, where: str) -> tuple[Bars, i
         )
     bars = pd.DataFrame(chart.rows[keep], columns=[*PRICES, "volume"])
     bars.insert(0, "timestamp", timestamps[keep])
-    return validate_bars(bars, interval, where), known_ms
+    return validate_bars(bars, interval, where, AT_FAULT), known_ms
 
 
 def _local_dates(timestamps: NDArray[np.int64], timezone: ZoneInfo) -> NDArray[np.int64]:
