@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from flashtrader.config import TrainingConfig
-from flashtrader.errors import ConfigError, TrainingError, is_out_of_memory
+from flashtrader.errors import ConfigError, TrainingError, first_line, is_out_of_memory
 from flashtrader.launch import num_processes, rank, was_launched
 from flashtrader.models.precision import pick_device
 from flashtrader.training.distributed import Team, joined, team
@@ -33,7 +33,7 @@ def join(config: TrainingConfig) -> Iterator[Team]:
         return
     try:
         launch = Launch.of_torchrun()
-        with launch.refusing_again(), joined(_assemble(config, launch)) as together:
+        with launch.refusing_again(), _warning_once(), joined(_assemble(config, launch)) as together:
             yield together
     except RuntimeError as error:
         if not _is_of_a_group(error):
@@ -44,6 +44,18 @@ def join(config: TrainingConfig) -> Iterator[Team]:
         ) from error
     if dist.is_initialized():
         dist.destroy_process_group()  # not after an error, when the others can't be waited for
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Let the first process alone warn: the others would do so of the same."""
+    before = logging.root.manager.disable
+    if rank() > 0:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_of_a_group(error: RuntimeError) -> bool:
@@ -59,15 +71,13 @@ def _is_of_a_group(error: RuntimeError) -> bool:
 
 def _told(error: RuntimeError) -> str:
     """Return what happened, without the place in gloo's sources before it and the advice behind it."""
-    return re.sub(r"^\[/\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0]
+    return re.sub(r"^\[/\S+\] ", "", first_line(error)).partition(". ")[0]
 
 
 def _assemble(config: TrainingConfig, launch: Launch) -> Team:
     size = num_processes()
     if size == 1:
         return Team(launch=launch)
-    if rank() > 0:
-        logging.disable(logging.WARNING)  # the first process gives the same warnings
     _check(config, size)
     _connect(config, launch)
     context = config.context_parallel

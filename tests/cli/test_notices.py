@@ -4,6 +4,7 @@
 """
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +56,13 @@ def lines(place: Place, command: str, exit_code: int = 0) -> list[str]:
         ),
         (
             PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs"),
-            "error: runs: Permission denied; give another path, or make room\n",
+            "error: runs: Permission denied; give another path\n",
         ),
-        (OSError("no reason"), "error: the disk: no reason; give another path, or make room\n"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs"),
+            "error: runs: No space left on device; make room, or give another path\n",
+        ),
+        (OSError("no reason"), "error: the disk: no reason; give another path\n"),
         (BrokenPipeError(), ""),
     ],
     ids=lambda value: type(value).__name__,
@@ -304,3 +309,4 @@ def test_each_process_says_of_a_refusal_which_it_is(
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)
     assert unspoiled.tells(f"{TRAIN} --set training.plain_models=[]") == (2, line)
+    assert logging.getLogger("flashtrader").isEnabledFor(logging.WARNING)  # a later one is not silenced with it
