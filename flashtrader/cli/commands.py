@@ -1,5 +1,6 @@
 """All commands. They import what they need when they run, so that `--help` answers in a blink."""
 
+import errno
 import re
 import sys
 from io import TextIOWrapper
@@ -12,6 +13,8 @@ from typer.main import get_command
 from flashtrader import __version__
 from flashtrader.cli import backtest, bench, fetch, predict, runs, train, verify
 from flashtrader.cli.console import EXIT_CODES, fail, say
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="flashtrader",
@@ -98,7 +101,8 @@ def run() -> None:
     except OSError as error:
         if debug:
             raise
-        fail(f"{error.filename or 'the disk'}: {error.strerror or error}; give another path, or make room", 1)
+        advice = "make room, or give another path" if error.errno in _FULL else "give another path"
+        fail(f"{error.filename or 'the disk'}: {error.strerror or error}; {advice}", 1)
     except Exception as error:
         if debug:
             raise

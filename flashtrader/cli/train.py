@@ -1,7 +1,10 @@
 """`flashtrader train`."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +17,12 @@ from flashtrader.cli.training_progress import TrainingProgress
 from flashtrader.launch import num_processes
 
 if TYPE_CHECKING:
+    from flashtrader.config import Experiment
     from flashtrader.run import Run
-    from flashtrader.training.budget import Budget
+    from flashtrader.training.reproduce import Reproduction
+    from flashtrader.training.spread import Spread
     from flashtrader.training.summary import TrainingSummary
+    from flashtrader.training.tracking import Watcher
 
 
 class Engine(StrEnum):
@@ -68,9 +74,7 @@ def train(
     no longer as it was (data, versions, machine), in the end whether the
     weights are identical; exit with 1 when they are not.
     """
-    from flashtrader.config import load_config
     from flashtrader.errors import ConfigError
-    from flashtrader.run import find_run
 
     if [config, resume, origin].count(None) != 2:
         raise ConfigError(
@@ -91,55 +95,87 @@ def train(
             "together; leave torchrun out, or these"
         )
     if sweeps_over:
-        from flashtrader.training.spread import Spread
-
         if dry_run:
             raise ConfigError("--dry-run tells of one experiment; give it --set in place of --sweep")
         sweep = sweeps.plan(config, overrides or [], grid or [], resume, runs_dir)
-        return sweeps.train_and_show(sweep, data_dir, Spread(engine.value, workers), as_json)
-    again = None if origin is None else plan(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
-    if again is not None:
-        experiment = again.experiment
+        return sweeps.train_and_show(sweep, data_dir, _spread(engine, workers), as_json)
+    if origin is not None:
+        order = _again(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
     elif resume is not None:
-        run = find_run(runs_dir, resume)
-        experiment = load_config(run.path / "config.yaml", overrides or [])
+        order = _on(resume, overrides or [], data_dir, runs_dir)
     elif config is not None:
-        experiment = load_config(config, overrides or [])
-
-    if at_once and not experiment.has_members:
+        order = _anew(config, overrides or [], data_dir, runs_dir)
+    if at_once and not order.experiment.has_members:
         raise ConfigError(
             "--workers and --engine are for several models: of folds (split.walk_forward), seeds (training.seeds) or a "
             "--sweep; this is one model, which torchrun trains with several processes"
         )
     if dry_run:
-        from flashtrader.training.budget import estimate
-        from flashtrader.training.walk_forward import num_members
+        return _show_budget(order.experiment, data_dir, as_json)
+    return _train(order, _spread(engine, workers) if at_once else None, as_json)
 
-        return _show_budget(estimate(experiment, num_members(experiment, data_dir)), as_json)
 
-    from flashtrader.report.formats import counted
-    from flashtrader.training.loop import resume_training, train_model
+def _spread(engine: Engine, workers: int) -> "Spread":
     from flashtrader.training.spread import Spread
+
+    return Spread(engine.value, workers)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be trained, and the training of it."""
+
+    experiment: "Experiment"
+    begin: "Callable[[Watcher, Spread | None], TrainingSummary]"
+    reproduces: "Reproduction | None" = None
+    goes_on: bool = False
+
+
+def _anew(config: Path, overrides: list[str], data_dir: Path, runs_dir: Path) -> _Order:
+    from flashtrader.config import load_config
+
+    experiment = load_config(config, overrides)  # what it refuses need not wait for PyTorch
+
+    from flashtrader.training.loop import train_model
+
+    return _Order(experiment, partial(train_model, experiment, data_dir, runs_dir))
+
+
+def _on(resume: str, overrides: list[str], data_dir: Path, runs_dir: Path) -> _Order:
+    from flashtrader.config import load_config
+    from flashtrader.run import find_run
+
+    run = find_run(runs_dir, resume)
+    experiment = load_config(run.path / "config.yaml", overrides)
+
+    from flashtrader.training.loop import resume_training
+
+    return _Order(experiment, partial(resume_training, experiment, data_dir, run), goes_on=True)
+
+
+def _again(origin: str, data_dir: Path, runs_dir: Path, *, allow_changed_data: bool) -> _Order:
+    planned = plan(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
+    return _Order(planned.experiment, lambda watch, _over: planned.train(data_dir, runs_dir, watch), planned)
+
+
+def _train(order: _Order, over: "Spread | None", as_json: bool) -> None:
+    """Train, by torchrun's processes if it has begun them, show what came of it, and end the process as it ended."""
+    from flashtrader.report.formats import counted
     from flashtrader.training.stopping import Terminated, terminable
     from flashtrader.training.torchrun import join
 
-    over = Spread(engine.value, workers) if at_once else None
+    experiment = order.experiment
     if over is not None:
         threads = counted(over.threads, "thread")
-        say(f"{workers} models at a time, each with {threads}; of another number some sums round otherwise")
-    if resume is None and experiment.plain_models:
-        first = "first of each fold" if experiment.split.walk_forward else "first"
-        say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
+        say(f"{over.workers} models at a time, each with {threads}; of another number some sums round otherwise")
+    progress = TrainingProgress(experiment.training.max_steps, drawn=experiment.plain_family is None)
     try:
-        drawn = experiment.plain_family is None
-        progress = TrainingProgress(experiment.training.max_steps, drawn=drawn)
-        with join(experiment.training) as team, progress, terminable():
-            if resume is not None:
-                summary = resume_training(experiment, data_dir, run, progress.update, over)
-            elif again is not None:
-                summary = again.train(data_dir, runs_dir, progress.update)
-            else:
-                summary = train_model(experiment, data_dir, runs_dir, progress.update, over)
+        with join(experiment.training) as team:
+            if not order.goes_on and team.begun() is None and experiment.plain_models:
+                first = "first of each fold" if experiment.split.walk_forward else "first"
+                say(f"{first} the plain models: {', '.join(experiment.plain_models)}")
+            with progress, terminable():
+                summary = order.begin(progress.update, over)
     except KeyboardInterrupt as stop:
         if progress.has_begun:
             say("stopped within a step; the run goes on from its last checkpoint with: flashtrader train --resume RUN")
@@ -151,7 +187,7 @@ def train(
         sys.exit(EXIT_CODES.get(summary.stopped, 0))
     if experiment.plain_family is None:
         _draw_losses(summary.run)
-    came = None if again is None else outcome(again, summary)
+    came = None if order.reproduces is None else outcome(order.reproduces, summary)
     _show_summary(summary, as_json, {} if came is None else {"reproduction": came})
     if summary.stopped in EXIT_CODES:
         say(
@@ -159,9 +195,8 @@ def train(
             f"go on with: flashtrader train --resume {summary.run.path}"
         )
         sys.exit(EXIT_CODES[summary.stopped])
-    if again is not None and came is not None:
-        conclude(again, came)
-    return None
+    if order.reproduces is not None and came is not None:
+        conclude(order.reproduces, came)
 
 
 def _draw_losses(run: "Run") -> None:
@@ -206,7 +241,11 @@ def _show_summary(summary: "TrainingSummary", as_json: bool, more: dict[str, Any
     show([trained, *models, *validation_tables(summary)], payload, as_json)
 
 
-def _show_budget(budget: "Budget", as_json: bool) -> None:
+def _show_budget(experiment: "Experiment", data_dir: Path, as_json: bool) -> None:
+    from flashtrader.training.budget import estimate
+    from flashtrader.training.walk_forward import num_members
+
+    budget = estimate(experiment, num_members(experiment, data_dir))
     peak = "unknown for backbone hf" if budget.peak_bytes is None else f"{budget.peak_bytes / 2**20:,.0f} MiB"
     times = f"{budget.models} × {budget.steps:,}" if budget.models > 1 else f"{budget.steps:,}"
     rows = [

@@ -237,7 +237,7 @@ def test_a_place_that_cannot_be_written_is_named(trained: Place) -> None:
     taken = trained.root / "taken"
     taken.write_text("mine")
     for arguments in (("backtest", "--out", taken), ("predict", "--out", taken / "forecasts.parquet")):
-        assert trained.fails(1, *arguments) == f"{taken}: File exists; give another path, or make room"
+        assert trained.fails(1, *arguments) == f"{taken}: File exists; give another path"
     assert taken.read_text() == "mine"
 
 

@@ -130,7 +130,7 @@ def test_a_disk_that_refuses_is_named_by_the_path_that_was_given(copy_of_finishe
     place = copy_of_finished()
     assert place.tells("predict --out /proc/mine.parquet") == (
         1,
-        "/proc/mine.parquet: No such file or directory; give another path, or make room",
+        "/proc/mine.parquet: No such file or directory; give another path",
     )
 
 
