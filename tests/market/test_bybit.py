@@ -30,7 +30,7 @@ from exchange_server import (
     ret_code,
     worded_rows,
 )
-from flashtrader.errors import SourceError, UnknownSymbolError
+from flashtrader.errors import DataError, SourceError, UnknownSymbolError
 from flashtrader.interval import Interval
 from flashtrader.market.http import RateLimiter
 from flashtrader.market.sources import Page, Span, bybit
@@ -397,6 +397,20 @@ def test_every_answer_that_stays_wrong_has_its_own_line(history, limiter, fault,
             source_of(server, limiter).history("BTCUSDT", HOUR)
         assert type(caught.value) is error
         assert str(caught.value) == f"{server.host}: BTCUSDT 60 (linear): {message}"
+
+
+def test_a_bar_that_can_not_be_is_the_exchanges_to_correct(history, limiter):
+    below_zero = changed_rows(lambda rows: [*rows[:-1], [*rows[-1][:5], "-1", rows[-1][6]]])
+    with ExchangeServer({"BTCUSDT": history}) as server:
+        source = source_of(server, limiter)
+        span = source.history("BTCUSDT", HOUR)
+        server.fail(below_zero, times=5)
+        with pytest.raises(DataError) as caught:
+            list(source.pages("BTCUSDT", HOUR, span))
+        assert str(caught.value) == (
+            f"{server.host}: BTCUSDT 60 (linear): bar 2020-11-08T12:00:00Z has no usable volume: zero or more "
+            "(volume -1); the source is at fault; fetch again later"
+        )
 
 
 def test_a_symbol_that_has_not_traded_yet(limiter):
