@@ -2,6 +2,8 @@
 
 import sys
 
+STOPPED = "stopped; every file is whole, and the same command begins again"
+
 
 def main() -> None:
     """Run the command line; every foreseen error is one line on standard error and an exit code.
@@ -13,5 +15,5 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:  # while it loads, or as it ends
-        sys.stderr.write("stopped; every file is whole, and the same command begins again\n")
+        sys.stderr.write(f"{STOPPED}\n")
         sys.exit(130)

@@ -11,7 +11,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
 from flashtrader import __version__
-from flashtrader.cli import backtest, bench, fetch, predict, runs, train, verify
+from flashtrader.cli import STOPPED, backtest, bench, fetch, predict, runs, train, verify
 from flashtrader.cli.console import EXIT_CODES, fail, say
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,7 +88,7 @@ def run() -> None:
         _refuse_repeated(arguments)
         exit_code = app(arguments or ["--help"], standalone_mode=False)
         if exit_code == EXIT_CODES["interrupted"]:  # and the command has said nothing of it
-            say("stopped; every file is whole, and the same command begins again")
+            say(STOPPED)
         sys.exit(exit_code)
     except FlashtraderError as error:
         if debug:

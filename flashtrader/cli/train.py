@@ -102,7 +102,7 @@ def train(
     if origin is not None:
         order = _again(origin, data_dir, runs_dir, allow_changed_data=allow_changed_data)
     elif resume is not None:
-        order = _on(resume, overrides or [], data_dir, runs_dir)
+        order = _going_on(resume, overrides or [], data_dir, runs_dir)
     elif config is not None:
         order = _anew(config, overrides or [], data_dir, runs_dir)
     if at_once and not order.experiment.has_members:
@@ -141,7 +141,7 @@ def _anew(config: Path, overrides: list[str], data_dir: Path, runs_dir: Path) ->
     return _Order(experiment, partial(train_model, experiment, data_dir, runs_dir))
 
 
-def _on(resume: str, overrides: list[str], data_dir: Path, runs_dir: Path) -> _Order:
+def _going_on(resume: str, overrides: list[str], data_dir: Path, runs_dir: Path) -> _Order:
     from flashtrader.config import load_config
     from flashtrader.run import find_run
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from flashtrader.errors import DataError
+from flashtrader.errors import DataError, first_line
 from flashtrader.files import readable, replacing
 
 _CHECKSUM = b"sha256"
@@ -124,5 +124,4 @@ def _undamaged(path: Path, advice: str) -> Iterator[None]:
         with readable(path):
             yield
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: damaged ({words}); {advice}") from None
+        raise DataError(f"{path}: damaged ({first_line(error)}); {advice}") from None

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flashtrader.arrays import Floats
 from flashtrader.config import Experiment, PlainFamily
-from flashtrader.errors import TrainingError
+from flashtrader.errors import TrainingError, first_line
 from flashtrader.models.booster_file import booster_bytes, load_booster
 from flashtrader.models.plain_inputs import CloseWindow, Inputs, LaggedFeatures
 from flashtrader.models.plain_linear import NormalEquations, fit_ridge, smoothing
@@ -143,7 +143,7 @@ def load_plain(path: Path, family: PlainFamily, experiment: Experiment) -> Plain
     try:
         return PlainModel(family, experiment, {name: tensor.numpy() for name, tensor in tensors.items()})
     except Exception as error:  # skops raises whatever the trees that it reads do
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise TrainingError(f"{path}: the model can't be read here ({reason}); train the run again") from None
 
 

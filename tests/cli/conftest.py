@@ -7,7 +7,7 @@ import yaml
 
 from command import Command
 from panels import random_bars, store_bars
-from place import Place
+from place import Place, Spoil
 
 TINY = {
     "data": {"source": "file", "symbols": ["AAA", "BBB"], "interval": "60"},
@@ -49,6 +49,18 @@ def copy_of_finished(finished: Path, tmp_path: Path, flashtrader: Command) -> Ca
         return Place(tmp_path, flashtrader)
 
     return make
+
+
+@pytest.fixture
+def tells_of_spoiled(copy_of_finished: Callable[[], Place]) -> Callable[[Spoil, str], tuple[int, str]]:
+    """Spoils a copy, and returns what a command tells of it."""
+
+    def tells(spoil: Spoil, command: str) -> tuple[int, str]:
+        place = copy_of_finished()
+        spoil(place)
+        return place.tells(command)
+
+    return tells
 
 
 @pytest.fixture

@@ -56,4 +56,5 @@ class Place:
 Spoil = Callable[[Place], object]
 """What is done to a place before a command that then fails."""
 TRAIN = "train --config {root}/tiny.yaml"
+RESUME_SWEEP = "train --resume {root}/runs/s.json"
 WEIGHTS = "backtest --weights {root}/w.csv --config {root}/tiny.yaml"

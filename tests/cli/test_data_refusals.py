@@ -184,8 +184,6 @@ ROWS = [
 
 @pytest.mark.parametrize(("spoil", "command", "exit_code", "message"), ROWS)
 def test_data_that_can_t_be_used(
-    copy_of_finished: Callable[[], Place], spoil: Spoil, command: str, exit_code: int, message: str
+    tells_of_spoiled: Callable[[Spoil, str], tuple[int, str]], spoil: Spoil, command: str, exit_code: int, message: str
 ) -> None:
-    place = copy_of_finished()
-    spoil(place)
-    assert place.tells(command) == (exit_code, message)
+    assert tells_of_spoiled(spoil, command) == (exit_code, message)

@@ -3,20 +3,25 @@
 Beside these: single keys of a config in test_config.py; how every kind of table and file of bars is refused in
 test_signals.py, test_files_source.py and test_books.py; what an exchange answers in test_bybit.py and test_yahoo.py;
 fetches in test_fetch_command.py, test_fetch_books.py and test_fetch_funding.py; folds and processes in
-test_walk_forward_command.py, test_spread.py and test_distributed.py; reproduction in test_reproduce_command.py; bench,
-sweeps, options of books, comparisons and files inside a run in test_refusals.py; bars and books that are damaged or
-changed in test_data_refusals.py.
+test_walk_forward_command.py, test_spread.py and test_distributed.py; reproduction in test_reproduce_command.py; whole
+experiments in test_config_refusals.py; files of weights and of a run in test_file_refusals.py; bars and books that are
+damaged or changed in test_data_refusals.py.
 
-{root} stands for the directory of the test, {run} for its run. What `spoil` does, the row's command has to name.
+{root} stands for the directory of the test, {run} for its run.
 """
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from place import TRAIN, WEIGHTS, Place, Spoil
+from place import RESUME_SWEEP, TRAIN, Place
+
+BOOKS = "fetch --kind orderbook --symbols AAA"
+CONTEXT = "bench context --config {root}/tiny.yaml"
 
 OPTIONS = [
     ("trian", 2, "No such command 'trian'. Did you mean 'train'?"),
@@ -101,331 +106,206 @@ NAMES = [
         "symbol '../AAA' can't name a directory: use letters, digits and ^ & = + : . - _",
     ),
 ]
-TOGETHER = [
+BENCH = [
+    ("bench nothing", 2, "No such command 'nothing'."),
+    ("bench memory none.yaml", 2, "none.yaml: can't be read (No such file or directory); give the path of a YAML file"),
+    ("bench attention --lengths abc", 2, "--lengths abc: write whole numbers separated by commas"),
+    ("bench attention --lengths ,", 2, "--lengths ,: write whole numbers separated by commas"),
+    ("bench attention --lengths 0", 2, "--lengths 0: a sequence has at least one token"),
+    ("bench attention --lengths 64,4294967296", 2, "--lengths 64,4294967296: lengths go up to 4,294,967,295"),
     (
-        (TRAIN + ' --set split={"walk_forward":{"train":900,"validation":50,"test":50}}'),
+        "bench attention --lengths 64 --backends flsh",
         2,
-        (
-            "split.walk_forward: one fold takes 956 bars (train 900, validation 50, and 6 until the "
-            "first outcome of the test), and there are 400; shorten the parts or fetch more bars"
-        ),
+        "attention backend 'flsh' is unknown; all: naive, tiled, sdpa, sdpa-flash, sdpa-efficient, sdpa-cudnn, "
+        "sdpa-math, flash, flash-4, flash-3, flash-2, xformers, nn.MultiheadAttention, flex_attention",
     ),
+    ("bench context", 2, "give --config X.yaml, the experiment to train at each context"),
+    (CONTEXT + " --contexts 8", 2, "a comparison needs two contexts or more, such as --contexts 64,512"),
+    (CONTEXT + " --contexts 8,x", 2, "--contexts 8,x: write whole numbers separated by commas"),
+    (CONTEXT + " --split all", 2, "Invalid value for '--split': 'all' is not one of 'validation', 'test'."),
+]
+SWEEPS = [
     (
-        TRAIN + " --set split.walk_forward={train:900}",
+        "train --resume none-sweep-001.json",
         2,
-        (
-            "{root}/tiny.yaml: split.walk_forward.train: missing; it has no default; "
-            "split.walk_forward.validation: missing; it has no default; split.walk_forward.test: "
-            "missing; it has no default; split.walk_forward.train:900: unknown key; the nearest is "
-            "split.walk_forward.train"
-        ),
+        "no sweep 'none-sweep-001.json' here or in {root}/runs; give the file that `train --sweep` wrote",
     ),
+    (TRAIN + " --sweep model.width", 2, "--sweep model.width: write it as section.key=value,value"),
+    (TRAIN + " --sweep model.width=8,", 2, "--sweep model.width=8,: write it as section.key=value,value"),
+    (TRAIN + " --sweep model.width=8,8", 2, "--sweep model.width=8,8: give each key, and each of its values, once"),
     (
-        TRAIN + " --set training.segment_bars=9999",
+        TRAIN + " --sweep model.width=8 --sweep model.width=16",
         2,
-        (
-            "training.segment_bars: a segment has 9999 bars, but the longest stretch without an "
-            "outage has 235 up to the end of this part; lower it, raise panel.max_gap_bars, or fetch "
-            "more bars"
-        ),
+        "--sweep model.width=16: give each key, and each of its values, once",
     ),
     (
-        TRAIN + " --set model.attention=flsh",
+        TRAIN + " --sweep model.widht=8",
         2,
-        (
-            "attention backend 'flsh' is unknown; the nearest is flash; all: auto, naive, tiled, "
-            "sdpa, sdpa-flash, sdpa-efficient, sdpa-cudnn, sdpa-math, flash, flash-4, flash-3, "
-            "flash-2, xformers"
-        ),
+        "{root}/tiny.yaml: model.widht: unknown key; the nearest is model.width",
     ),
+    (TRAIN + " --sweep model.heads=2,3", 2, "{root}/tiny.yaml: model: heads (3) must divide width (8)"),
     (
-        TRAIN + " --set model.attention=flash",
+        TRAIN + " --sweep model.width=8,16 --dry-run",
         2,
-        (
-            "attention backend flash can't run this call (flash: needs a CUDA device, and the tensors"
-            " are on cpu); take another, or auto"
-        ),
+        "--dry-run tells of one experiment; give it --set in place of --sweep",
     ),
-    (TRAIN + " --set panel.features=[rsj_5]", 2, "panel.features: unknown feature 'rsj_5'; the nearest is rsi_5"),
     (
-        TRAIN + " --set panel.target.horizon_bars=90",
+        RESUME_SWEEP + " --set model.width=8",
         2,
-        (
-            "split.validation: the validation part would hold 80 of the 400 bars, but what comes of a"
-            " decision stays inside it only with more than 91 (the target and the entry reach 91 bars"
-            " ahead, split.embargo_bars is 0); move the boundary or fetch more bars"
-        ),
+        "--sweep needs --config X.yaml beside it; a sweep goes on with --resume alone, as it was",
     ),
     (
-        "backtest --set panel.target.horizon_bars=9",
+        TRAIN + " --workers 2",
         2,
-        (
-            "panel.target: not that of {run}, whose forecasts are to be traded; leave it as it is "
-            "there, or train a run with it"
-        ),
+        "--workers and --engine are for several models: of folds (split.walk_forward), seeds (training.seeds) or a "
+        "--sweep; this is one model, which torchrun trains with several processes",
     ),
+    (TRAIN + " --engine spark", 2, "Invalid value for '--engine': 'spark' is not one of 'processes', 'ray'."),
     (
-        "backtest --set data.interval=5",
+        "train --from tiny-001 --workers 2",
         2,
-        (
-            "data.interval: not that of {run}, whose forecasts are to be traded; leave it as it is "
-            "there, or train a run with it"
-        ),
+        "--workers and --engine can't stand beside --from, which trains the same in the same order",
     ),
     (
-        "backtest --set backtest.funding_rate=fetched",
-        1,
-        (
-            "{root}/data/file/AAA/funding: no funding from 1970-01-14T09:00:00Z to "
-            "1970-01-17T15:00:00Z, which the backtest covers; get it with `flashtrader fetch --kind "
-            "funding --source file --path FILE --symbols AAA --start 1970-01-14T09:00`, or set "
-            "backtest.funding_rate to a number or null"
-        ),
-    ),
-    (
-        "backtest --set backtest.max_gross=30 --set backtest.maintenance_margin=0.05",
+        "train --from other",
         2,
-        (
-            "{run}/config.yaml: backtest: max_gross 30 of equity is liquidated as soon as it is held:"
-            " maintenance_margin 0.05 allows less than 20"
-        ),
-    ),
-    (
-        "train --resume tiny-001 --set model.width=16",
-        2,
-        (
-            "{run}: model.width can't change when a run goes on, only training.max_steps, "
-            "training.patience, training.checkpoint_every, training.tensorboard, "
-            "training.distributed, training.context_parallel; train a new run with --config"
-        ),
-    ),
-    ("runs compare tiny-001 other", 2, "no run 'other' here or in {root}/runs; the newest are tiny-001"),
-    (
-        "backtest --compare tiny-001 other",
-        1,
-        "{run}: no backtest to compare; make it with `flashtrader backtest --run {run}`",
-    ),
-    (
-        "backtest --compare tiny-001 tiny-001",
-        1,
-        "{run}: no backtest to compare; make it with `flashtrader backtest --run {run}`",
+        "--from other: no manifest and no run here or in {root}/runs; give runs/NAME/manifest.json",
     ),
 ]
-CONFIGS = [
-    ("model.widht=8", "model.widht: unknown key; the nearest is model.width"),
-    ("model.width=wide", "model.width: input should be a valid integer, unable to parse string as an integer"),
-    ("model.width=0", "model.width: input should be greater than 0"),
-    ("model.width=70000", "model.width: input should be less than or equal to 65536"),
-    ("model.heads=3", "model: heads (3) must divide width (8)"),
+FAMILIES_AND_BOOKS = [
     (
-        "model.context_bars=64",
-        (
-            "model.context_bars (64) is longer than training.segment_bars (32): no bar of a segment "
-            "would see all of its context; lower the one or raise the other"
-        ),
-    ),
-    ("training.learning_rate=.nan", "training.learning_rate: input should be a finite number"),
-    ("backtest.fee_bps=-1", "backtest.fee_bps: input should be greater than or equal to 0"),
-    (
-        "data.interval=7",
-        ("data.interval: input should be '1', '3', '5', '15', '30', '60', '120', '240', '360', '720', 'D', 'W' or 'M'"),
-    ),
-    ("data.symbols=[]", "data.symbols: tuple should have at least 1 item after validation, not 0"),
-    ("data.start=soon", "data.start: 'soon' is not a date such as 2024-01-31 or 2024-01-31T12:00"),
-    (
-        "policy.kind=magic",
-        (
-            "policy: input tag 'magic' found using 'kind' does not match any of the expected tags: "
-            "'tanh', 'threshold', 'top_k', 'weights'"
-        ),
-    ),
-    ("training.loss=sharpe", "training.loss: log_return of family returns takes huber or mse"),
-    ("name=../x", "name: use letters, digits, dots, dashes and underscores, with a letter or digit first"),
-    ("split.test=0.9", "split: validation and test leave no bars for training: their sum must be below 1"),
-    ("model.backbone=hf model.dropout=0.1", "model: backbone hf takes dropout: 0.0 and nothing else"),
-]
-
-
-def hours(first: int, count: int, ms: int = 3_600_000) -> list[int]:
-    return [ms * (first + number) for number in range(count)]
-
-
-def weights(times: object, **columns: object) -> Spoil:
-    def spoil(place: Place) -> None:
-        pd.DataFrame({"time": times} | columns).to_csv(place.root / "w.csv", index=False)
-
-    return spoil
-
-
-def cut(name: str) -> Spoil:
-    def spoil(place: Place) -> None:
-        path = place.run / name
-        path.write_bytes(path.read_bytes()[:-9])
-
-    return spoil
-
-
-def holding(name: str, text: str) -> Spoil:
-    return lambda place: (place.run / name).write_text(text)
-
-
-def without(*names: str) -> Spoil:
-    def spoil(place: Place) -> None:
-        for name in names:
-            (place.run / name).unlink()
-
-    return spoil
-
-
-FILES = [
-    (
-        weights(hours(1, 3), AAA=[0.1, np.nan, 0.1], BB=0.1),
-        WEIGHTS,
-        1,
-        "{root}/w.csv: column BB: not a symbol of the data (AAA, BBB); the nearest is BBB",
-    ),
-    (
-        weights(hours(1, 3), AAA=[0.1, "buy", 0.1]),
-        WEIGHTS,
-        1,
-        (
-            "{root}/w.csv: column AAA, time 1970-01-01T02:00:00Z: buy is not a finite number; leave a"
-            " cell empty for none"
-        ),
-    ),
-    (weights(hours(1, 3), AAA=[np.nan] * 3), WEIGHTS, 1, "{root}/w.csv: no number in any column; every cell is empty"),
-    (
-        weights(hours(398, 3), AAA=0.1),
-        WEIGHTS,
-        1,
-        (
-            "{root}/w.csv: time 1970-01-17T16:00:00Z is not the opening time of a bar of the data: "
-            "these look like closing times; label a row with its bar's opening time"
-        ),
-    ),
-    (
-        weights([3_600_000 * number - 1 for number in (2, 3, 4)], AAA=0.1),
-        WEIGHTS,
-        1,
-        (
-            "{root}/w.csv: time 1970-01-01T01:59:59Z is not the opening time of a bar of the data: "
-            "these look like closing times; label a row with its bar's opening time"
-        ),
-    ),
-    (
-        weights(hours(1, 6, 900_000), AAA=0.1),
-        WEIGHTS,
-        1,
-        (
-            "{root}/w.csv: time 1970-01-01T00:15:00Z is not the opening time of a bar of the data: "
-            "rows are 15 minutes apart, the data's interval is 60"
-        ),
-    ),
-    (
-        weights([7_200_000, 3_600_000], AAA=0.1),
-        WEIGHTS,
-        1,
-        ("{root}/w.csv: time 1970-01-01T01:00:00Z comes after 1970-01-01T02:00:00Z; sort the rows, one a bar"),
-    ),
-    (
-        cut("checkpoints/best.safetensors"),
-        "predict",
-        1,
-        (
-            "{run}/checkpoints/best.safetensors: damaged checkpoint (Error while deserializing "
-            "header: incomplete metadata, file not fully covered); restore it from a copy, or train "
-            "again"
-        ),
-    ),
-    (
-        without("checkpoints/best.safetensors"),
-        "predict",
-        1,
-        (
-            "{run}/checkpoints/best.safetensors: no such checkpoint; if the training was stopped before its "
-            "first one, go on with `train --resume`, else restore a copy"
-        ),
-    ),
-    (
-        cut("plain/boosting.safetensors"),
-        "predict",
-        1,
-        (
-            "{run}/plain/boosting.safetensors: damaged checkpoint (Error while deserializing header: "
-            "incomplete metadata, file not fully covered); restore it from a copy, or train again"
-        ),
-    ),
-    (
-        cut("forecasts.parquet"),
-        "backtest",
-        1,
-        (
-            "{run}/forecasts.parquet: damaged, not readable as a table (Parquet magic bytes not found"
-            " in footer. Either the file is corrupted or this is not a parquet file.); make it again"
-        ),
-    ),
-    (
-        cut("plain/boosting.parquet"),
-        "backtest",
-        1,
-        (
-            "{run}/plain/boosting.parquet: damaged, not readable as a table (Parquet magic bytes not "
-            "found in footer. Either the file is corrupted or this is not a parquet file.); make it "
-            "again"
-        ),
-    ),
-    (
-        without("plain/boosting.parquet"),
-        "backtest",
-        1,
-        ("{run}/plain/boosting.parquet: missing; make it, beside the run's own, with `flashtrader predict`"),
-    ),
-    (
-        holding("manifest.json", "{"),
-        "predict",
-        1,
-        "{run}/manifest.json: damaged, not readable as JSON (Expecting property name enclosed in double quotes: "
-        "line 1 column 2 (char 1)); restore it from a copy, or train the run again",
-    ),
-    (
-        without("manifest.json"),
-        "predict --run tiny-001",
-        1,
-        (
-            "{run}: nothing was trained in it; if its training was killed, begin it with: flashtrader"
-            " train --resume {run}"
-        ),
-    ),
-    (
-        without("manifest.json"),
-        "verify --run tiny-001",
+        "predict --attention soon",
         2,
-        "{run}: not trained, so there is nothing to verify; train it, or give another --run",
+        "--attention: 'soon' is not a date such as 2024-01-31 or 2024-01-31T12:00; or give `latest`, or a number of "
+        "bars",
     ),
     (
-        without("manifest.json"),
-        "runs best",
+        "predict --attention 0",
         2,
-        "no run in {root}/runs has the figure sharpe; make one with `flashtrader backtest`",
+        "--attention 0: the run's test part has 80 bars with a forecast; ask for some of them",
+    ),
+    (
+        "predict --attention 2030-01-01",
+        2,
+        "--attention 2030-01-01: no bar opens then; the nearest opens at 1970-01-17T15:00:00Z",
+    ),
+    (
+        "predict --attention 1970-01-01",
+        2,
+        "--attention: there is no forecast at 1970-01-01T00:00:00Z, for features are missing there; choose another bar",
+    ),
+    (
+        "runs best --by luck",
+        2,
+        "Invalid value for '--by': 'luck' is not one of 'sharpe', 'total_return', 'annual_return', 'sortino', "
+        "'calmar', 'ic', 'skill'.",
+    ),
+    (
+        "backtest --compare tiny-001 --weights x.csv",
+        2,
+        "--weights: does not go with --compare, which trades nothing",
+    ),
+    (
+        "fetch --symbols AAA --source moon",
+        2,
+        "Invalid value for '--source': 'moon' is not one of 'bybit', 'yahoo', 'file', 'simulated'.",
+    ),
+    ("fetch --symbols AAA --start soon", 2, "--start: 'soon' is not a date such as 2024-01-31 or 2024-01-31T12:00"),
+    (
+        "fetch --symbols AAA --source file --path {root}/none",
+        2,
+        "{root}/none: no such file or directory; give --path a file of bars or their directory",
+    ),
+    (BOOKS + " --source yahoo", 2, "--kind orderbook goes with --source bybit or file, not yahoo"),
+    (BOOKS + " --source file", 2, "--source file needs --path: one file of order books"),
+    (
+        BOOKS + " --source file --path {root}/none.csv",
+        2,
+        "{root}/none.csv: no such file; give --path one file of order books",
+    ),
+    (
+        BOOKS + ",BBB --source file --path {root}/tiny.yaml",
+        2,
+        "--symbols AAA,BBB: a file of order books holds one market",
+    ),
+    (
+        BOOKS + " --source file --path {root}/tiny.yaml",
+        1,
+        "{root}/tiny.yaml: not a file of order books: .parquet or .csv with their columns, LOBSTER, FI-2010",
+    ),
+    (
+        BOOKS + " --source file --path {root}/tiny.yaml --duration 3s",
+        2,
+        "--source file takes --path and --levels: its books are recorded already",
+    ),
+    (BOOKS + " --once --duration 3s", 2, "--once is one snapshot: it takes neither --duration nor --every"),
+    (BOOKS + " --duration soon", 2, "--duration soon: write a time such as 100ms, 60s, 10m, 2h or 1d"),
+    (BOOKS + " --levels 9999", 2, "--levels 9999: Bybit's books have 1 to 200 levels"),
+    (BOOKS + " --base-url http://x", 2, "--base-url http://x: write it as wss://host or ws://host:port"),
+    (
+        "fetch --kind funding --symbols AAA --source file",
+        2,
+        "--source file needs --path: one file of settlements",
+    ),
+    (
+        "fetch --kind funding --symbols AAA --source file --path {root}/none.csv",
+        2,
+        "{root}/none.csv: no such file; give --path one file of settlements",
+    ),
+    (
+        "fetch --kind funding --symbols AAA --category spot",
+        2,
+        "--kind funding is of perpetuals; --category spot has none",
+    ),
+    (
+        "fetch --kind funding --symbols AAA --source yahoo",
+        2,
+        "--kind funding goes with --source bybit or file, not yahoo",
     ),
 ]
 
 
-@pytest.mark.parametrize(("command", "exit_code", "message"), OPTIONS + NAMES + TOGETHER)
+@pytest.mark.parametrize(("command", "exit_code", "message"), OPTIONS + NAMES + BENCH + SWEEPS + FAMILIES_AND_BOOKS)
 def test_what_can_t_be_asked_for(unspoiled: Place, command: str, exit_code: int, message: str) -> None:
     assert unspoiled.tells(command) == (exit_code, message)
 
 
-@pytest.mark.parametrize(("overrides", "message"), CONFIGS)
-def test_what_can_t_be_an_experiment(unspoiled: Place, overrides: str, message: str) -> None:
-    command = " ".join([TRAIN, *(f"--set {override}" for override in overrides.split())])
-    assert unspoiled.tells(command) == (2, f"{{root}}/tiny.yaml: {message}")
+def test_no_configs_to_measure(unspoiled: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = "no configs/ here; name the configs to measure: flashtrader bench memory X.yaml ..."
+    assert unspoiled.tells("bench memory") == (2, message)
 
 
-@pytest.mark.parametrize(("spoil", "command", "exit_code", "message"), FILES)
-def test_what_can_t_be_read(
-    copy_of_finished: Callable[[], Place], spoil: Spoil, command: str, exit_code: int, message: str
-) -> None:
+@pytest.mark.parametrize("several", ["--workers 2", "--engine ray", "--sweep model.width=8,16"])
+def test_several_models_under_torchrun(unspoiled: Place, monkeypatch: pytest.MonkeyPatch, several: str) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert unspoiled.tells(f"{TRAIN} {several}") == (
+        2,
+        "--workers, --engine and --sweep train several models at once, and torchrun's processes one model together; "
+        "leave torchrun out, or these",
+    )
+
+
+def test_backtests_that_can_t_be_compared(copy_of_finished: Callable[[], Place]) -> None:
     place = copy_of_finished()
-    spoil(place)
-    assert place.tells(command) == (exit_code, message)
+    for name, interval, first in (("a", "60", 0), ("b", "D", 0), ("c", "60", 50)):
+        run = place.root / "runs" / name
+        shutil.copytree(place.run, run)
+        times = pd.date_range("2024-01-01", periods=9, freq="h", tz="UTC") + pd.Timedelta(hours=first)
+        pd.DataFrame({"equity": 1.0}, index=times.rename("time")).to_parquet(run / "equity.parquet")
+        period = {"interval": interval, "calendar": "24/7"}
+        told = {"metrics": {}, "experiment": {}, "verdict": "none", "period": period}
+        (run / "backtest.json").write_text(json.dumps(told))
+    assert place.tells("backtest --compare a a") == (2, "--compare: a is there more than once")
+    assert place.tells("backtest --compare a b") == (2, "--compare: runs of one interval only, not of 60 and D")
+    assert place.tells("backtest --compare a c") == (
+        1,
+        "--compare: no bar is common to all of these runs: a 2024-01-01 00:00 to 2024-01-01 08:00; "
+        "c 2024-01-03 02:00 to 2024-01-03 10:00",
+    )
+    (place.root / "runs/b/backtest.json").write_text("{}")
+    assert place.tells("backtest --compare a b") == (
+        1,
+        "{root}/runs/b/backtest.json: not whole; make it again with `flashtrader backtest --run {root}/runs/b`",
+    )
